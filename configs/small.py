@@ -1,0 +1,71 @@
+"""The small model that knotjax ships: 128 px, 2.5 M parameters, procedural portraits, trained on a CPU.
+
+    python -m knotjax train --config=configs/small.py --workdir=out/small
+
+Needs the extra `train` and Debian's espeak-ng. The stages (codec, corpus, DiT, export) are resumed where they stopped when the same
+command is given again. `--config=configs/small.py:debug` does everything once, tiny, in about two minutes.
+"""
+
+import ml_collections
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """`arg` is empty or "debug"."""
+    if arg not in ("", "debug"):
+        raise ValueError(f"configs/small.py:{arg}: unknown variant, use configs/small.py or configs/small.py:debug")
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.clips = 360  # seeds 0 .. clips - 1
+    config.seconds = 6.4  # of every clip
+
+    config.codec = ml_collections.ConfigDict()
+    config.codec.model = dict(size=128, patch=16, channels=64, widths=(192, 96, 64))
+    config.codec.clips = 240
+    config.codec.seconds = 1.6
+    config.codec.pairs = 6  # pairs of latent groups per clip
+    config.codec.whitening = 0.5
+    config.codec.steps = 900
+    config.codec.batch = 16
+    config.codec.rate = 1e-3
+
+    config.dit = dict(
+        latent_channels=64,
+        dim=128,
+        ffn_dim=384,
+        heads=4,
+        layers=6,
+        freq_dim=128,
+        text_dim=64,
+        audio_tokens=4,
+        audio_width=64,
+        audio_hidden=192,
+        audio_window=(8, 160),
+        motion_tokens=4,
+        motion_window=(4, 15),
+        motion_every=2,
+        prediction="x0",
+        given_residual=True,
+    )
+    config.method = "knot_forcing"
+    config.plan = dict(chunk=3, window=6, knot=1, start=8, stride=4, shift=3.0, given_reference=True)
+    config.chunks = 3  # of every training sample
+
+    config.steps = 4000
+    config.batch = 16
+    config.rate = 2e-3
+    config.warmup = 200
+    config.cooldown = 0.3  # share of the steps over which the rate falls to zero
+    config.ema = 0.998
+    config.drop = dict(audio=0.05, all_motion=0.4, some_motion=0.3, words=0.3)
+    config.flow = dict(shift=3.0)
+    config.log_every = 20
+    config.save_every = 250
+
+    if arg == "debug":
+        config.clips, config.seconds, config.steps, config.batch, config.save_every = 2, 4.0, 2, 2, 1
+        config.warmup = 1
+        config.codec.clips, config.codec.steps, config.codec.batch = 2, 2, 2
+        config.codec.model = dict(size=128, patch=16, channels=64, widths=(16, 16, 16))
+        config.dit.update(dict(dim=32, ffn_dim=64, layers=2, audio_hidden=16))
+        config.log_every = 1
+    return config

@@ -1,0 +1,119 @@
+"""The `knotjax` command. Heavy libraries load inside the handlers, after the arguments are known to be good."""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+from knotjax import drive
+from knotjax.errors import InputError
+
+ASSETS = Path(__file__).parent / "assets"
+PASSED_ON = {
+    "evaluate": "measure quality and stability; its own --help lists the options",
+    "train": "train a model, e.g. knotjax train --config=configs/small.py --workdir=DIR",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise InputError(f"{message}: see '{self.prog} --help'")
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time above 0 s")
+    return value
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not in 0 .. {2**32 - 1}")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="knotjax", description="Talking portrait videos from one picture and one sound file.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    animate = commands.add_parser("animate", help="make a video", description="Make a talking video.")
+    animate.add_argument("--image", metavar="FILE", help="portrait, PNG, JPEG or WebP (default: one that comes along)")
+    animate.add_argument(
+        "--audio", metavar="FILE", help="speech, WAV, FLAC, OGG or MP3 (default: one that comes along)"
+    )
+    animate.add_argument("-o", "--output", metavar="FILE.mp4", default="out.mp4", help="default: %(default)s")
+    animate.add_argument("--method", default="knot_forcing", help="streaming method (default: %(default)s)")
+    animate.add_argument("--seconds", type=_seconds, metavar="S", help="stop after S seconds (default: all the sound)")
+    animate.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: %(default)s")
+    animate.add_argument("--emotion", metavar="WORD", help=", ".join(drive.EMOTIONS))
+    animate.add_argument("--action", metavar="WORD", help=", ".join(drive.ACTIONS))
+    animate.add_argument("--overwrite", action="store_true", help="replace an existing output file")
+    for name, text in PASSED_ON.items():
+        commands.add_parser(name, help=text, add_help=False)
+    return parser
+
+
+def _animate(options: argparse.Namespace) -> None:
+    try:
+        drive.word_ids(options.emotion, options.action)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    image, audio = options.image or ASSETS / "portrait.png", options.audio or ASSETS / "hello.wav"
+
+    from knotjax.media import check_output, check_picture, check_sound
+
+    # Before the model loads, so that a wrong path is told at once.
+    check_output(options.output, options.overwrite)
+    check_picture(image)
+    check_sound(audio)
+
+    from knotjax.pipeline import Animator
+
+    report = Animator.load(weights=None).animate(
+        image,
+        audio,
+        options.output,
+        method=options.method,
+        seconds=options.seconds,
+        seed=options.seed,
+        emotion=options.emotion,
+        action=options.action,
+        overwrite=options.overwrite,
+        progress=True,
+    )
+    for note in report.notes:
+        print(f"knotjax: note: {note}", file=sys.stderr)
+    print(report.line())
+
+
+def _evaluate(arguments: list[str]) -> None:
+    from knotjax.evaluation import run
+
+    run.main(arguments)
+
+
+def _train(arguments: list[str]) -> None:
+    from knotjax.training import trainer
+
+    trainer.main(arguments)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 2 for unusable input, 130 when interrupted."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    try:
+        # These two parse their own options, of which argparse would refuse the unknown ones.
+        if arguments[:1] == ["evaluate"]:
+            _evaluate(arguments[1:])
+        elif arguments[:1] == ["train"]:
+            _train(arguments[1:])
+        else:
+            _animate(_parser().parse_args(arguments))
+    except InputError as error:
+        print(f"knotjax: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("knotjax: stopped", file=sys.stderr)
+        return 130
+    return 0

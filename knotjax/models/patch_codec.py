@@ -1,0 +1,148 @@
+"""The small codec: a linear patch encoder and a convolutional decoder, behind the streaming interface of the Wan VAE.
+
+Every codec offers the same four functions, with explicit state and fixed shapes:
+
+    state = codec.init_encode(batch)      state, latents = codec.encode_step(params, state, pixels)   # [B, 4F, H, W, 3] -> F
+    state = codec.init_decode(batch)      state, pixels  = codec.decode_step(params, state, latents)  # [B, F, h, w, z] -> 4F
+
+The first latent of a stream stands for one pixel frame, every later one for four. So that one compiled program serves every
+chunk, the first group of four has the same shape as the others: only its last frame counts, on the way in and on the way out.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from knotjax.drive import STRIDE
+
+
+@dataclasses.dataclass(frozen=True)
+class CodecConfig:
+    """Size of a patch codec."""
+
+    size: int = 128  # pixels, height and width
+    patch: int = 16  # pixels, side of the square behind one latent
+    channels: int = 64  # z
+    widths: tuple[int, int, int] = (192, 96, 64)  # decoder channels at 1/16, 1/8 and 1/4 of the resolution
+
+    @property
+    def grid(self) -> int:
+        """Latents per row and per column."""
+        return self.size // self.patch
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class EncodeState:
+    """What the encoder remembers."""
+
+    first: jax.Array  # bool [B], no latent was made yet
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DecodeState:
+    """What the decoder remembers."""
+
+    first: jax.Array  # bool [B], no latent was decoded yet
+    previous: jax.Array  # [B, h, w, z], the latent before
+
+
+def to_patches(pixels, patch: int):
+    """[B, 4F, H, W, 3] -> [B, F, H / patch, W / patch, 4 * patch * patch * 3]."""
+    batch, frames, height, width, _ = pixels.shape
+    x = pixels.reshape(batch, frames // STRIDE, STRIDE, height // patch, patch, width // patch, patch, 3)
+    x = x.transpose(0, 1, 3, 5, 2, 4, 6, 7)
+    return x.reshape(*x.shape[:4], -1)
+
+
+def from_patches(patches, patch: int):
+    """The inverse of `to_patches`."""
+    batch, groups, rows, columns, _ = patches.shape
+    x = patches.reshape(batch, groups, rows, columns, STRIDE, patch, patch, 3)
+    x = x.transpose(0, 1, 4, 2, 5, 3, 6, 7)
+    return x.reshape(batch, groups * STRIDE, rows * patch, columns * patch, 3)
+
+
+class Residual(nn.Module):
+    """Two 3 x 3 convolutions around a skip."""
+
+    @nn.compact
+    def __call__(self, x):
+        width = x.shape[-1]
+        y = nn.Conv(width, (3, 3), name="in")(nn.silu(x))
+        return x + nn.Conv(width, (3, 3), name="out")(nn.silu(y))
+
+
+def unfold(x, side: int):
+    """Depth to space: [B, h, w, side * side * C] -> [B, side * h, side * w, C]."""
+    batch, rows, columns, depth = x.shape
+    x = x.reshape(batch, rows, columns, side, side, depth // side**2)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * side, columns * side, -1)
+
+
+class Synthesis(nn.Module):
+    """What the convolutional decoder adds to the linear reconstruction; neighbours and the latent before hide the seams."""
+
+    config: CodecConfig
+
+    @nn.compact
+    def __call__(self, latent, previous):  # [B, h, w, z] twice -> [B, 4, H, W, 3]
+        c = self.config
+        coarse, middle, fine = c.widths
+        rest = c.patch // 4
+        x = nn.Conv(coarse, (3, 3), name="input")(jnp.concatenate([latent, previous], -1))
+        x = Residual(name="coarse")(x)
+        x = unfold(nn.Dense(4 * middle, name="to_middle")(nn.silu(x)), 2)
+        x = Residual(name="middle")(x)
+        x = unfold(nn.Dense(4 * fine, name="to_fine")(nn.silu(x)), 2)
+        x = Residual(name="fine")(x)
+        x = nn.Dense(rest**2 * STRIDE * 3, name="output", kernel_init=nn.initializers.zeros)(nn.silu(x))
+        x = unfold(x, rest)  # [B, H, W, 4 * 3]
+        return x.reshape(*x.shape[:3], STRIDE, 3).transpose(0, 3, 1, 2, 4)
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchCodec:
+    """Pixels are float in -1 .. 1, latents have about unit variance.
+
+    Parameters: {"mean": [P], "basis": [P, z], "scale": [z], "synthesis": {...}} with P = 4 * patch * patch * 3.
+    """
+
+    config: CodecConfig
+
+    def init_encode(self, batch: int) -> EncodeState:
+        return EncodeState(jnp.ones(batch, bool))
+
+    def encode_step(self, params, state: EncodeState, pixels):
+        """[B, 4F, H, W, 3] -> next state, [B, F, h, w, z]."""
+        lead = jnp.where(state.first[:, None, None, None, None], pixels[:, STRIDE - 1 : STRIDE], pixels[:, :STRIDE])
+        pixels = jnp.concatenate([lead, pixels[:, STRIDE:]], 1)
+        patches = to_patches(pixels, self.config.patch)
+        latents = (patches - params["mean"]) @ params["basis"] / params["scale"]
+        return EncodeState(jnp.zeros_like(state.first)), latents
+
+    def encode_picture(self, params, picture):
+        """The latent of a still picture, as the first frame of a stream: [B, H, W, 3] -> [B, 1, h, w, z]."""
+        group = jnp.broadcast_to(picture[:, None], (picture.shape[0], STRIDE, *picture.shape[1:]))
+        return self.encode_step(params, self.init_encode(picture.shape[0]), group)[1]
+
+    def init_decode(self, batch: int) -> DecodeState:
+        grid = self.config.grid
+        return DecodeState(jnp.ones(batch, bool), jnp.zeros((batch, grid, grid, self.config.channels)))
+
+    def decode_step(self, params, state: DecodeState, latents):
+        """[B, F, h, w, z] -> next state, [B, 4F, H, W, 3]."""
+        batch, frames = latents.shape[:2]
+        before = jnp.where(state.first[:, None, None, None], latents[:, 0], state.previous)
+        previous = jnp.concatenate([before[:, None], latents[:, :-1]], 1)
+        flat = (batch * frames, *latents.shape[2:])
+        added = Synthesis(self.config).apply(
+            {"params": params["synthesis"]}, latents.reshape(flat), previous.reshape(flat)
+        )
+        linear = (latents * params["scale"]) @ params["basis"].T + params["mean"]
+        pixels = from_patches(linear, self.config.patch)
+        pixels = jnp.clip(pixels + added.reshape(pixels.shape), -1.0, 1.0)
+        return DecodeState(jnp.zeros_like(state.first), latents[:, -1]), pixels

@@ -1,0 +1,92 @@
+"""The small model's speech front end: log-mel rows, local in time, so that a live stream and a whole clip give the same rows.
+
+Row block j (one pixel frame, 40 ms) holds 4 hops of 10 ms; each hop is a 25 ms window centred on it. Block j reads samples
+640 j - 120 .. 640 j + 760, so it looks 7.5 ms beyond its own pixel frame. The model then widens every latent frame's window by
+`CONTEXT` pixel frames on both sides: its look-ahead is 80 ms + 7.5 ms.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from knotjax.drive import FPS, SAMPLE_RATE, STRIDE, latent_rows
+
+BANDS = 40
+HOP = 160  # samples, 10 ms
+WINDOW = 400  # samples, 25 ms
+FFT = 512
+FRAME = SAMPLE_RATE // FPS  # samples per pixel frame
+HOPS = FRAME // HOP  # hops per pixel frame
+MARGIN = (WINDOW - HOP) // 2  # samples read on either side of a pixel frame
+CONTEXT = 2  # pixel frames of context on either side of a latent frame
+WIDTH = BANDS * HOPS  # features per pixel frame
+FLOOR = 1e-6  # mel power of digital silence
+PIECE = 50  # pixel frames per compiled call
+
+
+def mel_filters() -> np.ndarray:
+    """Triangular mel filters between 60 Hz and 7.6 kHz, float32 [FFT / 2 + 1, BANDS], each with peak 1."""
+
+    def to_mel(hertz):
+        return 2595.0 * np.log10(1.0 + hertz / 700.0)
+
+    edges = 700.0 * (10.0 ** (np.linspace(to_mel(60.0), to_mel(7600.0), BANDS + 2) / 2595.0) - 1.0)
+    bins = np.arange(FFT // 2 + 1) * SAMPLE_RATE / FFT
+    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
+    rise = (bins[:, None] - low) / (centre - low)
+    fall = (high - bins[:, None]) / (high - centre)
+    return np.clip(np.minimum(rise, fall), 0.0, None).astype(np.float32)
+
+
+@partial(jax.jit, static_argnames="frames")
+def _log_mel(samples, frames):
+    at = HOP * jnp.arange(frames * HOPS)[:, None] + jnp.arange(WINDOW)
+    spectrum = jnp.fft.rfft(samples[at] * jnp.hanning(WINDOW + 1)[:WINDOW], FFT)  # [hops, FFT / 2 + 1]
+    power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+    rows = jnp.log(power @ mel_filters() / WINDOW + FLOOR)
+    # Digital silence is log(FLOOR) = -13.8; loud vowels reach about +2. The constants bring speech near zero mean, unit spread.
+    return ((rows + 7.0) / 4.0).reshape(frames, WIDTH)
+
+
+def speech_rows(wave, frames: int) -> np.ndarray:
+    """Log-mel rows of the first `frames` pixel frames of a recording; past its end there is silence.
+
+    Args:
+      wave: float [n], mono, 16 kHz, -1 .. 1.
+      frames: pixel frames wanted.
+
+    Returns:
+      float32 [frames, WIDTH].
+    """
+    pieces = -(-frames // PIECE)
+    padded = np.zeros(MARGIN + pieces * PIECE * FRAME + MARGIN, np.float32)
+    kept = min(len(wave), len(padded) - MARGIN)
+    padded[MARGIN : MARGIN + kept] = wave[:kept]
+    size = PIECE * FRAME
+    rows = [_log_mel(padded[i * size : (i + 1) * size + 2 * MARGIN], PIECE) for i in range(pieces)]
+    return np.concatenate(rows)[:frames] if rows else np.zeros((0, WIDTH), np.float32)
+
+
+SILENCE = (np.log(FLOOR) + 7.0) / 4.0  # every feature of digital silence
+
+
+def speech_windows(rows, start: int, count: int) -> np.ndarray:
+    """Windows of latent frames start .. start+count-1, with silence outside the recording.
+
+    Args:
+      rows: float32 [T, WIDTH] from `speech_rows`.
+
+    Returns:
+      float32 [count, CONTEXT + STRIDE + CONTEXT, WIDTH].
+    """
+    at = latent_rows(start, count, before=CONTEXT, after=CONTEXT)
+    inside = (at >= 0) & (at < len(rows))
+    if not len(rows):
+        return np.full((*at.shape, WIDTH), SILENCE, np.float32)
+    windows = np.asarray(rows)[np.clip(at, 0, len(rows) - 1)]
+    return np.where(inside[..., None], windows, np.float32(SILENCE))
+
+
+WINDOW_FRAMES = CONTEXT + STRIDE + CONTEXT

@@ -1,0 +1,36 @@
+from setuptools import find_packages, setup
+
+setup(
+    name="knotjax",
+    version="0.1.0",
+    description="Streaming video diffusion for talking portraits in JAX and Flax",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["knotjax", "knotjax.*"]),
+    package_data={"knotjax": ["assets/**", "data/fixtures/**"]},
+    entry_points={"console_scripts": ["knotjax=knotjax.cli:main"]},
+    install_requires=[
+        "av",
+        "clu",
+        "einops",
+        "flax",
+        "grain",
+        "jax",
+        "ml-collections",
+        "numpy",
+        "optax",
+        "orbax-checkpoint",
+        "pillow>=10.1",
+        "safetensors",
+        "soundfile",
+        "soxr",
+        "tensorflow-datasets",
+        "tqdm",
+    ],
+    extras_require={
+        "train": ["matplotlib", "scikit-image"],
+        "evaluate": ["matplotlib"],
+        "test": ["hypothesis", "matplotlib", "pytest", "pytest-xdist", "ruff", "scikit-image"],
+    },
+)
