@@ -11,6 +11,7 @@ setup(
     package_data={"knotjax": ["assets/**", "data/fixtures/**"]},
     entry_points={"console_scripts": ["knotjax=knotjax.cli:main"]},
     install_requires=[
+        "absl-py",
         "av",
         "clu",
         "einops",
@@ -23,6 +24,7 @@ setup(
         "orbax-checkpoint",
         "pillow>=10.1",
         "safetensors",
+        "scipy",
         "soundfile",
         "soxr",
         "tensorflow-datasets",
@@ -31,6 +33,6 @@ setup(
     extras_require={
         "train": ["matplotlib", "scikit-image"],
         "evaluate": ["matplotlib"],
-        "test": ["hypothesis", "matplotlib", "pytest", "pytest-xdist", "ruff", "scikit-image"],
+        "test": ["hypothesis", "matplotlib", "pytest", "pytest-xdist", "ruff", "scikit-image", "nbclient", "ipykernel"],
     },
 )

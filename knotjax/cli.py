@@ -88,9 +88,9 @@ def _animate(options: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: list[str]) -> None:
-    from knotjax.evaluation import run
+    from knotjax import evaluate
 
-    run.main(arguments)
+    evaluate.main(arguments)
 
 
 def _train(arguments: list[str]) -> None:

@@ -58,6 +58,11 @@ def _encode(codec: PatchCodec, params, picture):
     return codec.encode_picture(params, picture.astype(jnp.float32)[None] / 127.5 - 1.0)
 
 
+@partial(jax.jit, static_argnums=0)
+def _encode_group(codec: PatchCodec, params, state, frames):
+    return codec.encode_step(params, state, frames.astype(jnp.float32)[None] / 127.5 - 1.0)
+
+
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _decode(codec: PatchCodec, params, state, latents):
     state, pixels = codec.decode_step(params, state, latents)
@@ -150,11 +155,21 @@ class Animator:
             left -= len(block)
             first += plan.chunk
 
+    def reconstruct(self, video: np.ndarray) -> np.ndarray:
+        """What the codec alone keeps of a video: uint8 [T, size, size, 3] in and out."""
+        codec, params = self.model.pixels, self.model.params["codec"]
+        latents = drive.latent_count(len(video))
+        rows = np.clip(drive.latent_rows(0, latents).reshape(-1), 0, len(video) - 1)
+        encoding, decoding, out = codec.init_encode(1), codec.init_decode(1), []
+        for group in np.split(rows, latents):
+            encoding, latent = _encode_group(codec, params, encoding, video[group])
+            decoding, pixels = _decode(codec, params, decoding, latent)
+            out.append(np.asarray(pixels[0]))
+        return np.concatenate(out)[drive.STRIDE - 1 :][: len(video)]
+
     def reconstruction_db(self, picture: np.ndarray) -> float:
         """PSNR in dB of the codec's own reconstruction of a portrait, uint8 [size, size, 3]."""
-        codec, params = self.model.pixels, self.model.params["codec"]
-        _, pixels = _decode(codec, params, codec.init_decode(1), _encode(codec, params, picture))
-        error = np.asarray(pixels[0, -1], np.float64) - picture
+        error = self.reconstruct(picture[None])[0].astype(np.float64) - picture
         return float(10.0 * np.log10(255.0**2 / max(np.mean(np.square(error)), 1e-9)))
 
     def animate(

@@ -63,7 +63,7 @@ def random_params(model: DiT, seed: int = 0, dtype="float32"):
         name = path[-1].key
         noise = rng.standard_normal(leaf.shape)
         if name == "kernel":
-            gain = 3.0 if path[-2].key in ("v", "o") else 1.4
+            gain = {"v": 4.0, "o": 4.0, "text_v": 3.0, "text_o": 3.0, "kv": 3.0}.get(path[-2].key, 1.4)
             noise = noise * gain * leaf.shape[-2] ** -0.5
         elif name in ("weight", "scale"):
             noise = 1.5 + 0.4 * noise

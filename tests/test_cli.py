@@ -115,7 +115,7 @@ def test_bad_input_is_one_line_and_status_2(files, animator, capsys, case):
     assert animator == [] and sorted(files.iterdir()) == before and Path("taken.mp4").read_bytes() == b"earlier"
 
 
-@pytest.mark.parametrize("command, module", [("train", "training.trainer"), ("evaluate", "evaluation.run")])
+@pytest.mark.parametrize("command, module", [("train", "training.trainer"), ("evaluate", "evaluate")])
 def test_other_commands_pass_their_arguments_on(monkeypatch, command, module):
     calls = []
     stand_in(monkeypatch, f"knotjax.{module}", main=calls.append)

@@ -143,7 +143,8 @@ def _frame(ident, ch, opening, wide, size):
         (lower - LOWER_LIP * arch) * _bump(v - lower, LOWER_REACH),
     )
     inner = jnp.where(above, jnp.minimum(v - shift, UPPER_LIP * arch), jnp.maximum(v - shift, LOWER_LIP * arch))
-    at = jnp.stack([MOUTH[1] + inner, x]) * SIDE - 0.5
+    # The Gaussian bumps have no end of their own: they end with the head.
+    at = jnp.where(weight > 0, jnp.stack([MOUTH[1] + inner, x]), jnp.stack([sy, sx])) * SIDE - 0.5
     planes = [jax.scipy.ndimage.map_coordinates(ident.photo[..., k], at, order=1, mode="nearest") for k in range(3)]
 
     inside = jnp.clip((v - upper) / px + 0.5, 0, 1) * jnp.clip((lower - v) / px + 0.5, 0, 1)

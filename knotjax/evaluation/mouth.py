@@ -1,9 +1,9 @@
 """How far a mouth is open, measured from the picture alone.
 
-The probe is told neither pose nor speech. In every frame it searches around the place where the reference picture has the
-mouth, over shift, roll and size, for the blend of the closed and the widest rendering of the same face that fits best,
-turns the found mouth upright, and takes the amount of the widest rendering in it. The amount is linear in the picture, so
-blur and noise, which a generated video has, hardly bias it; dark hair, shirt or beard do not look like a mouth that opens.
+The probe is told neither pose nor speech. In every frame it searches around the place where the reference picture has
+the mouth, over shift, roll and size, for the blend of the closed and the widest rendering of the same face that fits
+best, turns the found mouth upright, and takes the amount of the widest rendering in it. The amount is linear in the
+picture, so the blur and noise of a generated video hardly bias it; dark hair, shirt or beard do not look like a mouth.
 """
 
 from typing import NamedTuple
@@ -19,11 +19,10 @@ _CONTEXT = 6 / 128  # skin around the changing part that a template holds, in pi
 _MARGIN = 10 / 128  # head motion that the search allows for, in picture widths
 _SEARCH_WIDTH = 64  # picture width at which the search runs
 _LEAST_CHANGE = 60  # summed over the channels, in grey levels: less is no part of the mouth's opening
-_CAST = (0.7, 1.4)
-SIG = 0
-CAST = 1
+_CASTS = (0.7, 1.4)  # gains per channel that still count as a colour cast of the same face
+_TOLERANCE = 2 / 128  # blur and misplacement that should not lessen a found opening, in picture widths
 _PIECE = 64  # frames measured at a time
-# Brightness at half weight beside red-green and yellow-blue: teeth are as bright as skin, but as colourless as the cavity.
+# Brightness at half weight beside red-green and yellow-blue: teeth are as bright as skin, but colourless as the cavity.
 _OPPONENT = np.array([[1 / 6, 1, 0.5], [1 / 6, -0.5, 0.5], [1 / 6, -0.5, -1]], np.float32)
 
 
@@ -89,17 +88,19 @@ def opening(video: np.ndarray, face: Calibration, box: np.ndarray | None = None)
     bank = _make_bank(face, size, step)
     closed, widest = _upright_view(face.ends, np.array([[*face.centre, 0, 1]]), size)
     change = (widest - closed) @ _OPPONENT
-    still = np.abs(widest - closed).sum(-1) < _LEAST_CHANGE / 4
-    weight = ndimage.gaussian_filter(change, (SIG, SIG, 0), mode="nearest")
+    weight = ndimage.gaussian_filter(change, (_TOLERANCE * width, _TOLERANCE * width, 0), mode="nearest")
+    still = np.abs(widest - closed).sum(-1) < _LEAST_CHANGE / 4  # [h, w]
     amounts = []
     for first in range(0, len(video), _PIECE):
         frames = video[first : first + _PIECE].astype(np.float32)
-        mouths = _upright_view(frames, _find(frames @ _OPPONENT, start, size, bank, step), size)
-        if CAST:
-            mouths *= (closed[still].mean(0) / np.maximum(mouths[:, still].mean(1), 1)).clip(*_CAST)[:, None, None]
-        amounts.append(
-            np.einsum("thwc,hwc->t", (mouths - closed) @ _OPPONENT, weight, optimize=True) / (weight * change).sum()
-        )
+        cast = np.ones(3, np.float32)
+        for _ in range(2):  # the second search knows the colour cast that the first one found
+            places = _find(frames * cast @ _OPPONENT, start, size, bank, step)
+            mouths = _upright_view(frames, places, size)
+            casts = np.clip(closed[still].mean(0) / np.maximum(mouths[:, still].mean(1), 1), *_CASTS)  # [T, 3]
+            cast = np.median(casts, 0).astype(np.float32)
+        excess = (mouths * casts[:, None, None] - closed) @ _OPPONENT
+        amounts.append(np.einsum("thwc,hwc->t", excess, weight, optimize=True) / (weight * change).sum())
     return np.clip(np.concatenate(amounts), 0, 1).astype(np.float32) if amounts else np.zeros(0, np.float32)
 
 
@@ -142,14 +143,14 @@ def _find(frames: np.ndarray, start: np.ndarray, size: np.ndarray, bank: _Bank, 
 
 
 def _offsets(size: np.ndarray, step: int, extra: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """A grid around 0 that covers `size` pixels and `extra` more points on each side: x and y in pixels, each [h, w]."""
+    """A grid around 0 over `size` pixels and `extra` more points on each side: x and y in pixels, each [h, w]."""
     halves = np.ceil(size / 2 / step).astype(int) + extra
     x, y = (step * (np.arange(2 * half) + 0.5 - half) for half in halves)
     return np.meshgrid(x, y)
 
 
 def _upright_view(frames: np.ndarray, places: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """What frames [T, H, W, 3] show at places [T or 1, 4] (x, y, roll, scale), upright and resting size: [T, h, w, 3]."""
+    """What frames [T, H, W, 3] show at places [T or 1, 4] (x, y, roll, scale), at resting size: [T, h, w, 3]."""
     x, y = _offsets(size, 1)
     px, py, roll, scale = places.T[:, :, None, None]
     u = px + scale * (x * np.cos(roll) - y * np.sin(roll))

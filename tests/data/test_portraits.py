@@ -64,7 +64,7 @@ def test_pose_directions(room, sample):
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
     print("mouth moves", np.stack([x - x[0], y - y[0]], 1)[1:])
     assert x[1] > x[0] + 1 and y[2] > y[0] + 1
-    assert x[3] < x[0] - 0.5  # clockwise about the neck takes the head to the right only above it; see the next lines
+    assert x[3] > x[0] + 0.5  # clockwise about the neck
 
 
 @both
@@ -75,7 +75,7 @@ def test_cavity_darkens_monotonically(room, sample):
         pictures = room.render(person, still(11), opening, flat(0, 11), SIZE)
         x0, y0, x1, y1 = room.mouth_box(person, still(), SIZE)[0].astype(int)
         inside = pictures[:, y0:y1, x0:x1]
-        dark = (inside.max(-1) < 0.25 + 0 * inside[..., 0]).sum(axis=(1, 2))
+        dark = (inside.max(-1) < 0.25).sum(axis=(1, 2))
         change = np.abs(inside - inside[0]).sum(axis=(1, 2, 3))
         print(seed, dark.tolist(), np.round(change).tolist())
         assert np.all(np.diff(dark[2:]) >= 0) and dark[-1] > dark[0] + 60

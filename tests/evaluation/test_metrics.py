@@ -1,9 +1,11 @@
-"""Every score on videos and tracks whose answer is known beforehand."""
+"""Every score on videos and tracks whose answer is known beforehand, and how scores are written out."""
+
+import json
 
 import numpy as np
 import pytest
 
-from knotjax.evaluation import metrics, tracks
+from knotjax.evaluation import metrics, strips, tables, tracks
 
 
 def grey(levels, size=32):
@@ -233,3 +235,70 @@ def test_bootstrap_of_a_pooled_score():
     assert min(alone) - 1e-9 <= interval.low < interval.mean < interval.high <= max(alone) + 1e-9
     missing = tracks.bootstrap_ci([float("nan")] * 3)
     assert np.isnan(missing.mean) and np.isnan(missing.low)
+
+
+def test_table_cells():
+    rows = {
+        "ours": {"r": tracks.Interval(0.9, 0.85, 0.94), "PSNR": 24.61, "clips": 8},
+        "frozen": {"r": 0.0, "PSNR": float("inf"), "drift": float("nan")},
+    }
+    text = tables.table(rows, title="model", digits={"PSNR": 1})
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    print(text)
+    assert cells[0] == ["model", "r", "PSNR", "clips", "drift"]
+    assert set("".join(cells[1])) == {"-", ":"}
+    assert cells[2] == ["ours", "0.90 [0.85, 0.94]", "24.6", "8", "-"]
+    assert cells[3] == ["frozen", "0.00", "inf", "-", "-"]
+    assert len({len(line) for line in text.splitlines()}) == 1
+    plain = tables.table(rows, markdown=False)
+    assert "|" not in plain and len(plain.splitlines()) == 3
+    with pytest.raises(ValueError, match="no rows"):
+        tables.table({})
+
+
+def test_dump_is_strict_json(tmp_path):
+    path = tmp_path / "results.json"
+    drift = metrics.ColourDrift(1.0, 2.0, 1.0, float("nan"))
+    results = {
+        "r": tracks.Interval(np.float64(0.9), 0.8, 1.0),
+        "drift": drift,
+        "psnr": float("inf"),
+        "phases": np.arange(2),
+    }
+    tables.dump(path, results, {"steps": 4, "masked": ("pose",)}, range(3))
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    loaded = json.loads(path.read_text(), parse_constant=refuse)
+    assert loaded["seeds"] == [0, 1, 2] and loaded["clips"] == 3 and loaded["knotjax"]
+    assert loaded["config"] == {"steps": 4, "masked": ["pose"]}
+    assert loaded["results"]["r"] == {"mean": 0.9, "low": 0.8, "high": 1.0}
+    assert loaded["results"]["drift"]["per_minute"] is None and loaded["results"]["psnr"] == "inf"
+    assert loaded["results"]["phases"] == [0, 1]
+    with pytest.raises(TypeError, match="object"):
+        tables.dump(path, {"bad": object()}, {}, [])
+    assert json.loads(path.read_text()) == loaded and list(tmp_path.iterdir()) == [path]
+
+
+def test_strip_shows_the_asked_frames():
+    video, reference = grey(np.arange(100, 150)), grey([7])
+    sheet = strips.strip([video, reference], [0.0, 1.0], ["truth", "reference"])
+    print("sheet", sheet.shape)
+    assert sheet.dtype == np.uint8 and sheet.ndim == 3
+    for level, count in ((100, 1), (125, 1), (7, 2)):
+        assert (sheet == level).all(-1).sum() == pytest.approx(
+            count * 32 * 32, abs=40
+        )  # letters may hold the level too
+    with pytest.raises(ValueError, match="lasts 2 s"):
+        strips.strip([video], [2.5], ["truth"])
+
+
+def test_plot_writes_a_picture(tmp_path):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "opening.png"
+    strips.plot_opening(path, speech(50, 1), speech(50, 2), "clip")
+    with strips.Image.open(path) as picture:
+        assert picture.size[0] > 800 and len(picture.convert("L").getcolors()) > 20
+    with pytest.raises(ValueError, match="same frames"):
+        strips.plot_opening(path, speech(50), speech(49))

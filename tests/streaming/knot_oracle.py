@@ -38,7 +38,9 @@ class History:
     """All that happened so far."""
 
     frames: list = dataclasses.field(default_factory=list)  # X: per frame [B, H, W, z]
-    knots: list = dataclasses.field(default_factory=list)  # per block [B, k, H, W, z], prediction of the next block's first
+    knots: list = dataclasses.field(
+        default_factory=list
+    )  # per block [B, k, H, W, z], prediction of the next block's first
     drive: list = dataclasses.field(default_factory=list)  # per block: Conditions of c + k frames
     noise: list = dataclasses.field(default_factory=list)  # per block: noise of every pass
 

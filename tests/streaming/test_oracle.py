@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from knotjax.models.dit import Conditions
 from knotjax.streaming.plan import AnchorPolicy, KnotPolicy, StreamPlan
 from knotjax.streaming.step import jit_init, jit_step
 from tests.helpers import GRID, UNDRIVEN, normal, precision, random_conditions, random_params, relative, tiny
@@ -56,23 +55,16 @@ CASES = {
     "no_knot": Case(k=0, t=(1000.0, 500.0)),
     "two_knots": Case(k=2, n0=0, s=1, weight=0.25, t=(900.0, 400.0)),
     "empty_ring": Case(L=3, t=(1000.0, 600.0)),
-    "part_filled_unit": Case(L=8, n0=0, s=1, t=(1000.0, 700.0), batch=2),
-    "long_ring": Case(c=2, L=9, n0=3, s=5, new_words_at=3),
-    "one_frame": Case(c=1, k=0, L=4, s=1, t=(1000.0, 700.0)),
+    "part_filled_unit": Case(L=8, n0=0, s=1, t=(1000.0, 700.0)),
+    "one_frame": Case(c=1, k=0, L=4, n0=3, s=5, t=(1000.0, 700.0), new_words_at=3),
     "clean_estimate": Case(
-        given_reference=True, grid=(6, 10), t=(1000.0, 700.0), model=(("prediction", "x0"), ("given_residual", True))
+        given_reference=True,
+        grid=(6, 10),
+        t=(1000.0, 700.0),
+        model=(("prediction", "x0"), ("given_residual", True), ("motion_every", 2)),
     ),
     "undriven": Case(batch=2, t=(1000.0, 500.0), given_reference=True, model=tuple(UNDRIVEN.items())),
-    "sparse_motion": Case(t=(1000.0, 500.0), model=(("motion_every", 2), ("prediction", "x0"))),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Most of the time here is compilation, so leave out XLA's costly optimizations."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 class Run:
@@ -83,7 +75,7 @@ class Run:
         self.case = case
         self.model = tiny(**dict(case.model))
         config = self.model.config
-        self.params = random_params(self.model, 3, dtype)
+        self.params = random_params(self.model, 5, dtype)
         self.reference = normal(rng, (case.batch, 1, *case.grid, config.latent_channels), dtype)
         self.keys = jax.random.split(jax.random.key(11), case.batch)
         words = [normal(rng, (case.batch, 2, config.text_dim), dtype) for _ in range(2)]
@@ -168,8 +160,8 @@ def test_free_run_in_float64(name):
         assert max(errors) <= 1e-9
 
 
-@pytest.mark.parametrize("name", ["paper", "part_filled_unit", "clean_estimate"])
-def test_each_block_in_float32(name):
+def test_each_block_in_float32():
+    name = "paper"
     with precision("float32") as dtype:
         run = Run(CASES[name], dtype)
         oracle, history, state = run.oracle(), History(), run.start()
@@ -182,21 +174,3 @@ def test_each_block_in_float32(name):
             history.knots[-1] = jnp.copy(state.knot)
         print(name, "float32, per block, largest relative error", max(errors))
         assert max(errors) <= 1e-4
-
-
-def test_changed_words_reach_the_next_block_only():
-    """The oracle case `long_ring` changes words at block 3: before that, the stream equals one that never changes."""
-    with precision("float32") as dtype:
-        case = CASES["long_ring"]
-        changed, constant = (Run(c, dtype) for c in (case, dataclasses.replace(case, new_words_at=None)))
-        outputs = []
-        for run in (changed, constant):
-            state, blocks = run.start(), []
-            for drive in run.drive[:4]:
-                state, emitted = jit_step(run.model, case.plan, run.params, state, drive)
-                blocks.append(np.asarray(emitted))
-            outputs.append(blocks)
-        assert isinstance(changed.drive[3], Conditions)
-        for b in range(3):
-            np.testing.assert_array_equal(outputs[0][b], outputs[1][b])
-        assert relative(outputs[0][3], outputs[1][3]) >= 0.01

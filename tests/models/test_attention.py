@@ -1,0 +1,42 @@
+"""Attention against plain softmax."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from knotjax.models.attention import attend
+from tests.helpers import normal, precision, relative
+from tests.models.numpy_dit import softmax_attention
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [("float32", 2e-6), ("float64", 1e-12)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_equals_plain_softmax(dtype, limit, masked):
+    rng = np.random.default_rng(0)
+    with precision(dtype) as dtype:
+        q = 3.0 * normal(rng, (2, 5, 3, 8), dtype)
+        k, v = (normal(rng, (2, 7, 3, 8), dtype) for _ in range(2))
+        valid = np.array([[1, 1, 0, 1, 0, 0, 1], [0, 0, 0, 0, 1, 0, 0]], bool) if masked else np.ones((2, 7), bool)
+        actual = attend(q, k, v, jnp.asarray(valid) if masked else None)
+        expected = [softmax_attention(*(np.asarray(a[b], np.float64) for a in (q, k, v)), valid[b]) for b in range(2)]
+        assert actual.dtype == dtype
+        print(dtype, masked, relative(actual, expected))
+        assert relative(actual, expected) <= limit
+
+
+def test_keys_that_do_not_exist_have_no_influence():
+    rng = np.random.default_rng(1)
+    q, k, v = (normal(rng, (1, n, 2, 8)) for n in (4, 6, 6))
+    valid = jnp.array([[True, False, True, True, False, True]])
+    plain = attend(q, k, v, valid)
+    spoiled = attend(q, k.at[:, 1].set(50.0), v.at[:, 4].set(-1e6), valid)
+    np.testing.assert_array_equal(plain, spoiled)
+
+
+def test_low_precision_keeps_its_dtype():
+    rng = np.random.default_rng(2)
+    q, k, v = (normal(rng, (1, 300, 2, 8), jnp.bfloat16) for _ in range(3))
+    actual = attend(q, k, v)
+    assert actual.dtype == jnp.bfloat16
+    expected = softmax_attention(*(np.asarray(a[0], np.float64) for a in (q, k, v)))
+    assert relative(actual[0], expected) <= 0.02

@@ -1,0 +1,178 @@
+"""The DiT against a second implementation in numpy, and its response to every input."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from knotjax.models.dit import Context, DiT, DiTConfig, RMSNorm, timestep_features, undriven
+from tests.helpers import TINY, UNDRIVEN, normal, precision, random_conditions, random_params, relative, tiny
+from tests.models import numpy_dit
+
+GRID = (4, 6)  # latents
+
+
+def inputs(config, dtype, batch=2, frames=3, seed=0):
+    """Random arguments of one forward, with two context groups of which some frames do not exist."""
+    rng = np.random.default_rng(seed)
+    shape = (batch, frames, *GRID, config.latent_channels)
+    tokens = GRID[0] * GRID[1] // config.patch**2
+    contexts = []
+    for positions, valid in (([9], [[True], [True]]), ([-1, -3, -2], [[True, False, True], [False, False, True]])):
+        k, v = (
+            normal(rng, (config.layers, batch, len(positions), tokens, config.heads, config.head_dim), dtype)
+            for _ in range(2)
+        )
+        position = jnp.tile(jnp.array(positions, jnp.int32), (batch, 1))
+        contexts.append(Context(k, v, position, jnp.array(valid[:batch])))
+    return dict(
+        x=normal(rng, shape, dtype),
+        given=normal(rng, shape, dtype),
+        mask=jnp.asarray(rng.integers(0, 2, (batch, frames)), dtype),
+        t=jnp.asarray(rng.uniform(0, 1000, (batch, frames)), dtype),
+        position=jnp.tile(jnp.arange(frames, dtype=jnp.int32), (batch, 1)),
+        conditions=random_conditions(config, rng, batch, frames, dtype),
+        contexts=tuple(contexts),
+    )
+
+
+def forward(model, params, arguments):
+    return jax.jit(lambda params, arguments: model.apply({"params": params}, **arguments))(params, arguments)
+
+
+@pytest.mark.parametrize("changes", [dict(motion_every=2, given_residual=True), UNDRIVEN], ids=["driven", "undriven"])
+def test_equals_numpy(changes):
+    with precision("float64") as dtype:
+        model = tiny(**changes)
+        params, arguments = random_params(model, 2, dtype), inputs(model.config, dtype)
+        out, (k, v) = forward(model, params, arguments)
+        plain = jax.tree.map(np.asarray, params)
+        conditions = arguments["conditions"]
+        errors = []
+        for b in range(2):
+            sound, moves = (None if a is None else np.asarray(a[b]) for a in (conditions.audio, conditions.motion))
+            expected = numpy_dit.forward(
+                model.config,
+                plain,
+                *(np.asarray(arguments[name][b]) for name in ("x", "given", "mask", "t", "position")),
+                np.asarray(conditions.text[b]),
+                sound,
+                moves,
+                [
+                    tuple(np.asarray(a) for a in (c.k[:, b], c.v[:, b], c.position[b], c.valid[b]))
+                    for c in arguments["contexts"]
+                ],
+            )
+            errors += [relative(a, e) for a, e in zip((out[b], k[:, b], v[:, b]), expected)]
+        print("against numpy", max(errors))
+        assert max(errors) <= 1e-9
+
+
+def test_every_input_counts():
+    model = tiny()
+    params, arguments = random_params(model), inputs(model.config, "float32")
+    run = jax.jit(lambda arguments: model.apply({"params": params}, **arguments)[0])
+    plain = run(arguments)
+    conditions, (reference, past) = arguments["conditions"], arguments["contexts"]
+
+    def drive(field, row):
+        return dict(conditions=dataclasses.replace(conditions, **{field: getattr(conditions, field).at[row].add(1.0)}))
+
+    def context(**changes):
+        return dict(contexts=(reference, dataclasses.replace(past, **changes)))
+
+    changed = {
+        "x": dict(x=arguments["x"].at[:, 1].add(0.5)),
+        "given": dict(given=arguments["given"].at[:, 1].add(0.5)),
+        "mask": dict(mask=arguments["mask"].at[:, 1].set(1 - arguments["mask"][:, 1])),
+        "t": dict(t=arguments["t"].at[:, 1].add(-100.0)),
+        "position": dict(position=arguments["position"].at[:, 1].add(1)),
+        "text": drive("text", (slice(None), 0)),
+        "audio": drive("audio", (slice(None), 1)),
+        "one sound row": drive("audio", (slice(None), 1, 2)),
+        "motion": drive("motion", (slice(None), 1)),
+        "one motion row": drive("motion", (slice(None), 1, 0)),
+        "reference position": dict(contexts=(dataclasses.replace(reference, position=reference.position + 1), past)),
+        "context k": context(k=past.k.at[:, :, 2].add(0.5)),
+        "context v": context(v=past.v.at[:, :, 2].add(0.5)),
+        "context position": context(position=past.position.at[:, 2].add(-1)),
+        "context valid": context(valid=past.valid.at[:, 1].set(True)),
+    }
+    moved = {name: relative(run({**arguments, **change}), plain) for name, change in changed.items()}
+    print({name: round(value, 3) for name, value in moved.items()})
+    assert min(moved.values()) >= 0.01, moved
+    hidden = context(k=past.k.at[:, :, 1].add(3.0), v=past.v.at[:, :, 1].add(-3.0))
+    np.testing.assert_array_equal(run({**arguments, **hidden}), plain)
+
+
+def test_sound_and_motion_reach_only_their_own_frame_at_first():
+    """With one layer, cross-attention comes after self-attention: a row changes nothing but its own latent frame."""
+    model = tiny(layers=1)
+    params, arguments = random_params(model), inputs(model.config, "float32")
+    run = jax.jit(lambda arguments: model.apply({"params": params}, **arguments)[0])
+    plain = run(arguments)
+    for field in ("audio", "motion"):
+        rows = getattr(arguments["conditions"], field).at[:, 1].add(1.0)
+        out = run({**arguments, "conditions": dataclasses.replace(arguments["conditions"], **{field: rows})})
+        np.testing.assert_array_equal(out[:, 0::2], plain[:, 0::2])
+        assert relative(out[:, 1], plain[:, 1]) >= 0.01
+
+
+def test_undriven_conditions_are_zero_rows():
+    text = jnp.ones((2, 2, TINY.text_dim))
+    conditions = undriven(TINY, text, 3)
+    assert conditions.audio.shape == (2, 3, *TINY.audio_window) and not np.any(conditions.audio)
+    assert conditions.motion.shape == (2, 3, *TINY.motion_window) and not np.any(conditions.motion)
+    silent = undriven(dataclasses.replace(TINY, **UNDRIVEN), text, 3)
+    assert silent.audio is None and silent.motion is None
+
+
+def test_qk_norm_spans_the_full_width():
+    x = np.random.default_rng(0).standard_normal((2, 3, 24)).astype(np.float32) * np.linspace(
+        0.1, 4, 24, dtype=np.float32
+    )
+    weight = np.linspace(-1, 2, 24, dtype=np.float32)
+    actual = RMSNorm(1e-6).apply({"params": {"weight": weight}}, x)
+    wide = x.astype(np.float64)
+    expected = wide / np.sqrt(np.mean(wide**2, -1, keepdims=True) + 1e-6) * weight
+    np.testing.assert_allclose(actual, expected, rtol=2e-6)
+    halves = wide.reshape(2, 3, 2, 12)
+    by_head = halves / np.sqrt(np.mean(halves**2, -1, keepdims=True) + 1e-6)
+    assert np.max(np.abs(by_head.reshape(x.shape) * weight - actual)) > 0.1
+
+
+def test_timestep_features():
+    t = np.array([[0.0, 625.0, 1000.0]])
+    actual = timestep_features(jnp.asarray(t, jnp.float32), 256)
+    angle = t[..., None] * 10_000.0 ** (-np.arange(128) / 128.0)
+    np.testing.assert_allclose(actual, np.concatenate([np.cos(angle), np.sin(angle)], -1), atol=2e-4)
+
+
+def test_size_of_wan_1_3b():
+    """1,418,996,800 parameters with 16 input channels; the mask and given channels add 17 * 4 * 1536."""
+    config = DiTConfig()
+    model = DiT(config)
+    x = jax.ShapeDtypeStruct((1, 1, 2, 2, 16), jnp.float32)
+    row = jax.ShapeDtypeStruct((1, 1), jnp.float32)
+    position = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    conditions = undriven(config, jnp.zeros((1, 1, config.text_dim)), 1)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x, x, row, row, position, conditions)
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    print("parameters", count)
+    assert count == 1_418_996_800 + 17 * 4 * 1536
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(heads=5), "heads 5"),
+        (dict(dim=22, heads=2), "heads 2.*even"),
+        (dict(motion_every=3, layers=4), "motion_every 3.*layers 4"),
+        (dict(prediction="eps"), "prediction 'eps'"),
+    ],
+)
+def test_invalid_config(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(TINY, **changes)

@@ -1,0 +1,45 @@
+"""Where the reference stands."""
+
+import jax
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from knotjax.streaming import anchor
+from knotjax.streaming.plan import AnchorPolicy
+
+LEAD = jax.jit(jax.vmap(anchor.lead, in_axes=(None, 0, None)), static_argnums=(0, 2))
+
+
+def by_loop(start, stride, chunk, knot, blocks):
+    """Lines 6-7 of Algorithm 1 with `while`."""
+    n, positions = start, []
+    for b in range(blocks):
+        while b * chunk + chunk + knot > n:
+            n += stride
+        positions.append(n)
+    return np.array(positions)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 40), st.integers(1, 12), st.integers(1, 8), st.integers(0, 7), st.integers(1, 40))
+def test_runs_ahead(start, stride, chunk, knot, blocks):
+    knot = min(knot, chunk - 1)
+    span, first = chunk + knot, chunk * np.arange(blocks, dtype=np.int32)
+    # Not compiled: every example has other static numbers.
+    n = first + np.array([int(anchor.lead(AnchorPolicy(start, stride), np.int32(i), span)) for i in first])
+    assert np.all(n > first + span - 1), "strictly ahead of every denoised frame"
+    assert np.all((n - start) % stride == 0) and np.all(n >= start)
+    smaller = n - stride
+    assert np.all((smaller < start) | (smaller < first + span)), "minimal"
+    np.testing.assert_array_equal(n, by_loop(start, stride, chunk, knot, blocks))
+
+
+def test_far_into_a_stream():
+    """After years at 25 frames per second the position is still exact, and only the small lead enters any angle."""
+    first = np.int32(2**31 - 100) - np.arange(0, 30, 3, dtype=np.int32)
+    leads = np.asarray(LEAD(AnchorPolicy(8, 4), first, 4))
+    assert leads.dtype == np.int32
+    for i, lead in zip(first.tolist(), leads.tolist()):
+        n = i + lead
+        assert n >= i + 4 > n - 4 and n % 4 == 0
