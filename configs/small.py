@@ -2,8 +2,9 @@
 
     python -m knotjax train --config=configs/small.py --workdir=out/small
 
-Needs the extra `train` and Debian's espeak-ng. The stages (codec, corpus, DiT, export) are resumed where they stopped when the same
-command is given again. `--config=configs/small.py:debug` does everything once, tiny, in about two minutes.
+Needs the extra `train` and Debian's espeak-ng. The stages (codec, corpus, DiT, export) are resumed where they stopped
+when the same command is given again. `--config=configs/small.py:debug` does everything once, tiny, in about two
+minutes.
 """
 
 import ml_collections
@@ -33,7 +34,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         dim=128,
         ffn_dim=384,
         heads=4,
-        layers=6,
+        layers=4,
         freq_dim=128,
         text_dim=64,
         audio_tokens=4,
@@ -50,16 +51,16 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.plan = dict(chunk=3, window=6, knot=1, start=8, stride=4, shift=3.0, given_reference=True)
     config.chunks = 3  # of every training sample
 
-    config.steps = 4000
-    config.batch = 16
+    config.steps = 6000
+    config.batch = 8
     config.rate = 2e-3
     config.warmup = 200
     config.cooldown = 0.3  # share of the steps over which the rate falls to zero
-    config.ema = 0.998
+    config.ema = 0.999
     config.drop = dict(audio=0.05, all_motion=0.4, some_motion=0.3, words=0.3)
     config.flow = dict(shift=3.0)
     config.log_every = 20
-    config.save_every = 250
+    config.save_every = 500
 
     if arg == "debug":
         config.clips, config.seconds, config.steps, config.batch, config.save_every = 2, 4.0, 2, 2, 1

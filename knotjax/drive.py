@@ -2,8 +2,8 @@
 
 This module sits below every other room, so data, models, streaming and evaluation agree on one layout.
 
-Timing: a latent frame covers `STRIDE` pixel frames, except latent 0, which is one pixel frame (as in the Wan VAE). Latent
-frame f therefore shows pixel frames 4f-3 .. 4f, and M latents decode to 4M-3 pixel frames.
+Timing: a latent frame covers `STRIDE` pixel frames, except latent 0, which is one pixel frame (as in the Wan VAE).
+Latent frame f therefore shows pixel frames 4f-3 .. 4f, and M latents decode to 4M-3 pixel frames.
 """
 
 import numpy as np
@@ -58,8 +58,8 @@ def pixel_count(latents: int) -> int:
 def latent_rows(start: int, count: int, *, before: int = 0, after: int = 0) -> np.ndarray:
     """Pixel frame numbers of latent frames start .. start+count-1, as int64 [count, before + STRIDE + after].
 
-    `before` and `after` widen every window by pixel frames. Numbers below 0 (or past the end of a clip) are left as they
-    are: the caller decides whether to pad or to repeat.
+    `before` and `after` widen every window by pixel frames. Numbers below 0 (or past the end of a clip) are left as
+    they are: the caller decides whether to pad or to repeat.
     """
     first = STRIDE * (start + np.arange(count)) - (STRIDE - 1) - before
     return first[:, None] + np.arange(before + STRIDE + after)

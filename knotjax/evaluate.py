@@ -3,9 +3,9 @@
     knotjax evaluate                       # 24 clips of 6 s in both protocols, four streams of 20 s
     knotjax evaluate --clips 4 --long 0    # a quick look
 
-Two protocols. *driven*: the stream gets the sound, the words, and pose, gaze, blink and expression. *sound*: it gets the sound alone.
-In neither does it see the phonemes that the truth was drawn from. Identities, sentences and motion come from seeds that no training
-uses; every third clip has a voice that no training uses.
+Two protocols. *driven*: the stream gets the sound, the words, and pose, gaze, blink and expression. *sound*: it gets
+the sound alone. In neither does it see the phonemes that the truth was drawn from. Identities, sentences and motion
+come from seeds that no training uses; every third clip has a voice that no training uses.
 """
 
 import argparse

@@ -47,7 +47,8 @@ class Report:
         """The figures in one line."""
         p50, p95 = np.percentile(self.block_seconds, (50, 95)) * 1000.0
         return (
-            f"{self.output}: {self.frames} frames ({self.frames / drive.FPS:.2f} s), compiled in {self.compile_seconds:.1f} s, "
+            f"{self.output}: {self.frames} frames ({self.frames / drive.FPS:.2f} s), "
+            f"compiled in {self.compile_seconds:.1f} s, "
             f"first frame {self.first_frame_seconds * 1000:.0f} ms, block p50 {p50:.0f} ms p95 {p95:.0f} ms, "
             f"real-time factor {self.real_time_factor:.3f}, peak memory {self.memory_mib:.0f} MiB"
         )
@@ -102,7 +103,10 @@ class Animator:
         method = method or self.model.method
         if method not in METHODS:
             raise InputError(f"method {method!r}: unknown; use one of {', '.join(METHODS)}")
-        return METHODS[method](**self.model.plan)
+        try:
+            return METHODS[method](**self.model.plan)
+        except TypeError as error:
+            raise InputError(f"method {method!r}: these weights were made for another version ({error})") from error
 
     def stream(
         self,
@@ -143,7 +147,8 @@ class Animator:
         reference = _encode(codec, params["codec"], picture)
         state = jit_init(denoiser, plan, params["dit"], reference, text, key)
         pixels = codec.init_decode(1)
-        rows = speech.speech_rows(wave, min(frames, len(wave) // speech.FRAME + 1))
+        heard = frames + drive.STRIDE * plan.span + speech.CONTEXT  # the last block looks ahead too
+        rows = speech.speech_rows(wave, min(heard, len(wave) // speech.FRAME + 2))
         left, first = frames, 0
         while left > 0:
             audio = speech.speech_windows(rows, first, plan.span)[None]

@@ -45,7 +45,7 @@ def test_words():
     ids = drive.word_ids("sad", "shake")
     assert ids.dtype == np.int32 and [drive.WORDS[i] for i in ids] == ["sad", "shake"]
     assert len(ids) == drive.TEXT_SLOTS and len(set(drive.WORDS)) == len(drive.WORDS)
-    with pytest.raises(ValueError, match="'furious'.*neutral, happy"):
+    with pytest.raises(ValueError, match=r"'furious'.*neutral, happy"):
         drive.word_ids("furious")
-    with pytest.raises(ValueError, match="'happy'.*still, nod"):
+    with pytest.raises(ValueError, match=r"'happy'.*still, nod"):
         drive.word_ids(None, "happy")

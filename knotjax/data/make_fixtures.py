@@ -1,13 +1,15 @@
-"""Writes the bundled speech again: `python -m knotjax.data.make_fixtures` (needs espeak-ng)."""
+"""Writes the bundled speech and portrait again: `python -m knotjax.data.make_fixtures` (needs espeak-ng)."""
 
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from knotjax.data import speech
-from knotjax.drive import SAMPLE_RATE
+from knotjax.data import portraits, speech
+from knotjax.drive import CHANNELS, SAMPLE_RATE
 
 ASSETS = Path(speech.__file__).parents[1] / "assets"
+PORTRAIT_SEED = 1_000_020
 _SPOKEN = {
     "bilabials": ("en-us+f2", 150, 55, 0.6, "My baby puppy may hop. Bob, buy Pam a map! Maybe Mabel mopped a lamp."),
     "questions": ("en-gb+m3", 170, 45, 0.8, "Where is the blue moose? Did you hear that? Why would anyone sing now?"),
@@ -39,6 +41,14 @@ def make(name: str) -> speech.Utterance:
     return speech.Utterance(wave, phonemes, text, voice)
 
 
+def portrait() -> np.ndarray:
+    """The bundled portrait, of a held-out identity: uint8 [128, 128, 3]."""
+    smiling = np.zeros((1, len(CHANNELS)), np.float32)
+    smiling[0, CHANNELS.index("smile")] = 0.35
+    picture = portraits.render(portraits.sample_identity(PORTRAIT_SEED), smiling, np.zeros(1), np.zeros(1))[0]
+    return np.rint(picture * 255).astype(np.uint8)
+
+
 def main() -> None:
     speech.FIXTURE_FOLDER.mkdir(exist_ok=True)
     ASSETS.mkdir(exist_ok=True)
@@ -47,6 +57,7 @@ def main() -> None:
         said = make(name)
         speech.save_recording(path, said)
         print(f"{path.name}: {said.seconds:.2f} s, {path.stat().st_size / 1000:.0f} kB, {said.voice}: {said.text}")
+    Image.fromarray(portrait()).save(ASSETS / "portrait.png")
 
 
 if __name__ == "__main__":

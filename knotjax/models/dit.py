@@ -1,7 +1,8 @@
 """The causal diffusion transformer of the Wan 2.1 family: parameters only.
 
-One network serves every streaming system. It takes the keys and values of context frames and returns those of its own frames;
-who keeps them, and for how long, is decided in `knotjax.streaming`. The small model and the 1.3B model differ in `DiTConfig`.
+One network serves every streaming system. It takes the keys and values of context frames and returns those of its own
+frames; who keeps them, and for how long, is decided in `knotjax.streaming`. The small model and the 1.3B model differ
+in `DiTConfig`.
 
 Shapes: B batch, F latent frames, S tokens per frame, N heads, D head width, L layers, C channels.
 """

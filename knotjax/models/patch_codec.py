@@ -2,11 +2,14 @@
 
 Every codec offers the same four functions, with explicit state and fixed shapes:
 
-    state = codec.init_encode(batch)      state, latents = codec.encode_step(params, state, pixels)   # [B, 4F, H, W, 3] -> F
-    state = codec.init_decode(batch)      state, pixels  = codec.decode_step(params, state, latents)  # [B, F, h, w, z] -> 4F
+    state = codec.init_encode(batch)
+    state, latents = codec.encode_step(params, state, pixels)  # [B, 4F, H, W, 3] -> [B, F, h, w, z]
+    state = codec.init_decode(batch)
+    state, pixels = codec.decode_step(params, state, latents)  # [B, F, h, w, z] -> [B, 4F, H, W, 3]
 
-The first latent of a stream stands for one pixel frame, every later one for four. So that one compiled program serves every
-chunk, the first group of four has the same shape as the others: only its last frame counts, on the way in and on the way out.
+The first latent of a stream stands for one pixel frame, every later one for four. So that one compiled program serves
+every chunk, the first group of four has the same shape as the others: only its last frame counts, on the way in and on
+the way out.
 """
 
 import dataclasses
@@ -84,7 +87,7 @@ def unfold(x, side: int):
 
 
 class Synthesis(nn.Module):
-    """What the convolutional decoder adds to the linear reconstruction; neighbours and the latent before hide the seams."""
+    """What the convolutional decoder adds to the linear reconstruction; neighbouring latents hide the seams."""
 
     config: CodecConfig
 

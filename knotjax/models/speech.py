@@ -1,8 +1,8 @@
-"""The small model's speech front end: log-mel rows, local in time, so that a live stream and a whole clip give the same rows.
+"""The small model's speech front end: log-mel rows that a live stream and a whole clip agree on.
 
-Row block j (one pixel frame, 40 ms) holds 4 hops of 10 ms; each hop is a 25 ms window centred on it. Block j reads samples
-640 j - 120 .. 640 j + 760, so it looks 7.5 ms beyond its own pixel frame. The model then widens every latent frame's window by
-`CONTEXT` pixel frames on both sides: its look-ahead is 80 ms + 7.5 ms.
+Row block j (one pixel frame, 40 ms) holds 4 hops of 10 ms; each hop is a 25 ms window centred on it. Block j reads
+samples 640 j - 120 .. 640 j + 760, so it looks 7.5 ms beyond its own pixel frame. The model then widens every latent
+frame's window by `CONTEXT` pixel frames on both sides: its look-ahead is 80 ms + 7.5 ms.
 """
 
 from functools import partial
@@ -46,7 +46,8 @@ def _log_mel(samples, frames):
     spectrum = jnp.fft.rfft(samples[at] * jnp.hanning(WINDOW + 1)[:WINDOW], FFT)  # [hops, FFT / 2 + 1]
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
     rows = jnp.log(power @ mel_filters() / WINDOW + FLOOR)
-    # Digital silence is log(FLOOR) = -13.8; loud vowels reach about +2. The constants bring speech near zero mean, unit spread.
+    # Digital silence is log(FLOOR) = -13.8; loud vowels reach about +2. The constants bring speech near zero mean,
+    # unit spread.
     return ((rows + 7.0) / 4.0).reshape(frames, WIDTH)
 
 

@@ -8,8 +8,8 @@ from knotjax.streaming.plan import AnchorPolicy
 def lead(policy: AnchorPolicy, first, span: int):
     """How far ahead of the first denoised frame the reference stands (Knot Forcing, Algorithm 1, lines 6-9).
 
-    The position n is the smallest start + m * stride, m >= 0, that lies beyond every denoised frame: n >= first + span. Keys are
-    kept before rotation and the reference attends only to itself, so moving it costs no forward pass.
+    The position n is the smallest start + m * stride, m >= 0, that lies beyond every denoised frame: n >= first +
+    span. Keys are kept before rotation and the reference attends only to itself, so moving it costs no forward pass.
 
     Args:
       first: int32 [], first denoised frame.

@@ -1,8 +1,8 @@
 """The ring buffer of context keys and values.
 
-Keys are stored before rotation; which frame a slot holds follows from how many frames were written, so the ring carries no
-bookkeeping. The physical capacity is the budget rounded up to the write unit: `dynamic_update_slice` clamps silently, so a write
-must never straddle the end.
+Keys are stored before rotation; which frame a slot holds follows from how many frames were written, so the ring
+carries no bookkeeping. The physical capacity is the budget rounded up to the write unit: `dynamic_update_slice`
+clamps silently, so a write must never straddle the end.
 """
 
 import dataclasses
@@ -41,15 +41,15 @@ def append(ring: Ring, k, v, end) -> Ring:
     capacity = ring.k.shape[2]
     if not capacity:
         return ring
-    at = (0, 0, end % capacity, 0, 0, 0)
-    return Ring(
-        jax.lax.dynamic_update_slice(ring.k, k.astype(ring.k.dtype), at),
-        jax.lax.dynamic_update_slice(ring.v, v.astype(ring.v.dtype), at),
-    )
+
+    def write(held, new):
+        return jax.lax.dynamic_update_slice_in_dim(held, new.astype(held.dtype), end % capacity, axis=2)
+
+    return Ring(write(ring.k, k), write(ring.v, v))
 
 
 def frames(capacity: int, end) -> jax.Array:
-    """The frame number in every slot, int32 [R], relative to `end` (the newest is -1); never written slots lie below -end."""
+    """Frame number in every slot, int32 [R], relative to `end`: the newest is -1, unwritten slots lie below -end."""
     slot = jnp.arange(capacity, dtype=jnp.int32)
     return -1 - (end - 1 - slot) % capacity
 

@@ -19,8 +19,8 @@ def knot_forcing(
 ) -> StreamPlan:
     """Knot Forcing (arXiv 2512.21734), Algorithm 1: c = 3, L = 6, k = 1, four steps.
 
-    The paper gives neither n0 nor s nor the step list: `start` and `stride` are those of the one public re-implementation,
-    `steps` and `shift` those of Self Forcing, which the paper follows.
+    The paper gives neither n0 nor s nor the step list: `start` and `stride` are those of the one public
+    re-implementation, `steps` and `shift` those of Self Forcing, which the paper follows.
     """
     return StreamPlan(
         chunk=chunk,

@@ -45,8 +45,9 @@ class StreamPlan:
             raise ValueError(f"knot.weight {self.knot.weight}: must lie between 0 and 1")
         if self.anchor.stride < 1 or self.anchor.start < 0:
             raise ValueError(f"anchor {self.anchor}: stride must be at least 1 and start at least 0")
-        falling = all(a > b for a, b in zip(self.timesteps, self.timesteps[1:]))
-        if not self.timesteps or not falling or self.timesteps[0] > 1000.0 or self.timesteps[-1] <= 0.0:
+        object.__setattr__(self, "timesteps", tuple(self.timesteps))  # a list would not be hashable
+        falling = all(a > b for a, b in zip((1000.1, *self.timesteps), (*self.timesteps, 0.0)))
+        if not self.timesteps or not falling or self.timesteps[0] > 1000.0:
             raise ValueError(f"timesteps {self.timesteps}: must fall strictly inside 1000 .. 0, 0 excluded")
 
     @property

@@ -1,7 +1,7 @@
 """The streaming step: one pure function from state and drive to the next state and one emitted block.
 
-All shapes are constant and the phase of the stream (first block, part-filled ring) is data, so a stream of any length runs one
-compiled program. Jit `stream_step` with `model` and `plan` static and the state donated (`jit_step` does).
+All shapes are constant and the phase of the stream (first block, part-filled ring) is data, so a stream of any length
+runs one compiled program. Jit `stream_step` with `model` and `plan` static and the state donated (`jit_step` does).
 """
 
 import dataclasses
@@ -72,7 +72,8 @@ def stream_step(model: DiT, plan: StreamPlan, params, state: StreamState, drive:
 
     Args:
       params: parameters of the DiT.
-      drive: conditions of exactly the chunk + knot frames that this block denoises.
+      drive: conditions of exactly the chunk + knot frames that this block denoises. New words take effect from this
+        block on; the reference and the frames in the ring keep the words that they were encoded with.
 
     Returns:
       The next state and the clean latents of the block, [B, chunk, H, W, z].

@@ -42,7 +42,8 @@ def fit_basis(config: CodecConfig, groups: np.ndarray, whitening: float) -> dict
 
     Args:
       groups: uint8 [N, 2 * STRIDE, H, W, 3].
-      whitening: latents are divided by (standard deviation ** whitening), then by one number so that their mean square is 1.
+      whitening: latents are divided by (standard deviation ** whitening), then by one number so that their mean
+        square is 1.
         0 keeps the pixel metric, 1 makes every channel equally strong.
 
     Returns:
@@ -76,7 +77,8 @@ def fit_synthesis(
 ):
     """Train the convolutional decoder on pairs of groups; the encoder stays as it is.
 
-    Latents get a little noise, so that the decoder forgives what a generator gets slightly wrong. The loss is a smooth L1.
+    Latents get a little noise, so that the decoder forgives what a generator gets slightly wrong. The loss is a
+    smooth L1.
 
     Returns:
       Codec parameters (see `PatchCodec`).

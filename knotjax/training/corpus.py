@@ -1,7 +1,8 @@
 """The training corpus of the small model: procedural clips, encoded once and kept in memory as latents.
 
-A stream may start at any latent group of a clip, and the first latent of a stream stands for a single pixel frame. So two latents
-are kept per group: `group` (four frames) and `still` (its last frame alone: a stream's first latent, or a reference picture).
+A stream may start at any latent group of a clip, and the first latent of a stream stands for a single pixel frame. So
+two latents are kept per group: `group` (four frames) and `still` (its last frame alone: a stream's first latent, or a
+reference picture).
 """
 
 import logging

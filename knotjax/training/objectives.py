@@ -27,8 +27,9 @@ class FlowConfig:
 def stream_flow(model: DiT, plan: StreamPlan, config: FlowConfig, params, batch, text, key):
     """Flow matching in the geometry of the stream: every chunk is denoised against the caches that a stream would hold.
 
-    The chunks before it are committed through the same passes as in `stream_step` (clean, at t = 0, with their own reference
-    position), so keys and values of the history are trained to be useful; teacher forcing, in that the history is the true one.
+    The chunks before it are committed through the same passes as in `stream_step` (clean, at t = 0, with their own
+    reference position), so keys and values of the history are trained to be useful; teacher forcing, in that the
+    history is the true one.
 
     Args:
       batch: latents [B, F, h, w, z] with F = chunks * plan.chunk + plan.knot.frames, reference [B, 1, h, w, z],

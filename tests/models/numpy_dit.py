@@ -1,4 +1,4 @@
-"""The Wan 2.1 block with context and drive, written a second time in plain numpy, float64, with loops where they are clearer."""
+"""The Wan 2.1 DiT with context and drive, written a second time in plain numpy, float64, with plain loops."""
 
 import math
 
@@ -94,7 +94,14 @@ def frame_tokens(p, window, count):
 
 
 def forward(c, params, x, given, mask, t, position, text, audio, motion, contexts):
-    """One sample: x, given [F, H, W, z], mask, t, position [F], text [T, C], contexts of (k [L, F, S, N, D], v, position, valid).
+    """One sample.
+
+    Args:
+      x, given: [F, H, W, z].
+      mask, t, position: [F].
+      text: [T, C].
+      audio, motion: [F, P, C] or None.
+      contexts: (k [L, F, S, N, D], v, position [F], valid [F]) of every group.
 
     Returns:
       The output [F, H, W, z], k and v [L, F, S, N, D].
@@ -156,11 +163,8 @@ def forward(c, params, x, given, mask, t, position, text, audio, motion, context
         for f in range(frames):
             q = rms_norm(p["text_norm_q"], dense(p["text_q"], affine_norm(p["norm_text"], h[f]))).reshape(split)
             h[f] = h[f] + dense(p["text_o"], softmax_attention(q, text_k, text_v).reshape(split[0], -1))
-        for name, tokens, here in (
-            ("audio", audio, c.audio_tokens),
-            ("motion", motion, c.motion_tokens and inside == 0),
-        ):
-            if here:
+        for name, tokens in (("audio", audio), ("motion", motion if inside == 0 else None)):
+            if tokens is not None:
                 for f in range(frames):
                     q = dense(p[name]["q"], affine_norm(p[name]["norm"], h[f])).reshape(split)
                     pair = dense(p[name]["kv"], tokens[f]).reshape(-1, 2, *split[1:])

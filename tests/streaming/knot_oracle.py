@@ -1,9 +1,9 @@
 """Knot Forcing's Algorithm 1, line by line, with no cache at all.
 
-Everything that ever happened is kept in plain lists. Whatever a block needs from the past is computed again from those lists: the
-reference is encoded again at its temporal position, and the past frames are encoded again in the order in which they were
-committed, each in the context of its own time. Positions are absolute, arrays have the size of the whole video, and a boolean says
-which frames may be seen. Nothing of `knotjax.streaming` is used.
+Everything that ever happened is kept in plain lists. Whatever a block needs from the past is computed again from those
+lists: the reference is encoded again at its temporal position, and the past frames are encoded again in the order in
+which they were committed, each in the context of its own time. Positions are absolute, arrays have the size of the
+whole video, and a boolean says which frames may be seen. Nothing of `knotjax.streaming` is used.
 
 "Line" means a line of Algorithm 1 of arXiv 2512.21734; "correction" names what is read differently and why.
 """
@@ -38,9 +38,7 @@ class History:
     """All that happened so far."""
 
     frames: list = dataclasses.field(default_factory=list)  # X: per frame [B, H, W, z]
-    knots: list = dataclasses.field(
-        default_factory=list
-    )  # per block [B, k, H, W, z], prediction of the next block's first
+    knots: list = dataclasses.field(default_factory=list)  # per block [B, k, H, W, z], for the next block
     drive: list = dataclasses.field(default_factory=list)  # per block: Conditions of c + k frames
     noise: list = dataclasses.field(default_factory=list)  # per block: noise of every pass
 

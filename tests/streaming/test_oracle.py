@@ -73,6 +73,7 @@ class Run:
     def __init__(self, case: Case, dtype):
         rng = np.random.default_rng(7)
         self.case = case
+        self.plan = case.plan
         self.model = tiny(**dict(case.model))
         config = self.model.config
         self.params = random_params(self.model, 5, dtype)
@@ -94,7 +95,7 @@ class Run:
     def start(self):
         """A new stream of the engine; its state owns its arrays, since steps update them in place."""
         inputs = jax.tree.map(jnp.copy, (self.reference, self.text, self.keys))
-        return jit_init(self.model, self.case.plan, self.params, *inputs)
+        return jit_init(self.model, self.plan, self.params, *inputs)
 
 
 def assert_sensitive(run: Run):
@@ -117,12 +118,12 @@ def assert_sensitive(run: Run):
             return dataclasses.replace(conditions, **{field: rows.at[:, row].multiply(-1.0)})
 
         measure(f"{name} now", now=changed(drive))
-        if run.case.L > run.case.c:
+        if run.plan.history:
             past = history.copy()
             past.drive[blocks] = [changed(conditions) for conditions in past.drive[blocks]]
             measure(f"{name} before", past=past)
 
-    if run.case.L > run.case.c:
+    if run.plan.history:
         past = history.copy()
         past.frames[-1] = past.frames[-1] + 1.0
         measure("past frame", past=past)
@@ -151,7 +152,7 @@ def test_free_run_in_float64(name):
         oracle, history, state = run.oracle(), History(), run.start()
         errors = []
         for drive in run.drive:
-            state, emitted = jit_step(run.model, run.case.plan, run.params, state, drive)
+            state, emitted = jit_step(run.model, run.plan, run.params, state, drive)
             assert emitted.dtype == dtype
             errors.append(relative(emitted, oracle.block(history, drive)))
             if run.case.k:
@@ -167,7 +168,7 @@ def test_each_block_in_float32():
         oracle, history, state = run.oracle(), History(), run.start()
         errors = []
         for drive in run.drive:
-            state, emitted = jit_step(run.model, run.case.plan, run.params, state, drive)
+            state, emitted = jit_step(run.model, run.plan, run.params, state, drive)
             errors.append(relative(emitted, oracle.block(history, drive)))
             # The next block of the oracle starts from what the engine made, so errors do not add up.
             history.frames[-run.case.c :] = [emitted[:, f] for f in range(run.case.c)]

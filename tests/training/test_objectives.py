@@ -30,10 +30,9 @@ def setup():
         return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
     latents = normal(2, 10, 4, 4, 4)
-    zero = jnp.zeros((2, 1))
-    params = model.init(
-        jax.random.key(0), latents[:, :1], latents[:, :1], zero, zero, zero.astype(jnp.int32), undriven(SIZES, normal(2, 2, 8), 1)
-    )["params"]
+    one, zero = latents[:, :1], jnp.zeros((2, 1))
+    still = undriven(SIZES, normal(2, 2, 8), 1)
+    params = model.init(jax.random.key(0), one, one, zero, zero, zero.astype(jnp.int32), still)["params"]
     params = jax.tree.map(lambda a: a + 0.1 * normal(*a.shape), params)
     assert all(bool(jnp.all(a != 0)) for a in jax.tree.leaves(params))
     batch = {
