@@ -25,8 +25,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.codec.seconds = 1.6
     config.codec.pairs = 6  # pairs of latent groups per clip
     config.codec.whitening = 0.5
-    config.codec.steps = 900
-    config.codec.batch = 16
+    config.codec.steps = 1500
+    config.codec.batch = 12
     config.codec.rate = 1e-3
 
     config.dit = dict(

@@ -14,8 +14,9 @@ from knotjax.evaluation import metrics
 from knotjax.media import read_video
 from knotjax.models import motion, speech
 from knotjax.models.dit import DiTConfig
-from knotjax.models.patch_codec import CodecConfig, Synthesis
+from knotjax.models.patch_codec import CodecConfig
 from knotjax.pipeline import Animator
+from knotjax.training.codec_fit import initial_synthesis
 from knotjax.training.trainer import initial_params
 
 DIT = DiTConfig(
@@ -31,13 +32,12 @@ def tiny():
     rng = np.random.default_rng(0)
     patch = 4 * CODEC.patch**2 * 3
     basis = np.linalg.qr(rng.normal(size=(patch, CODEC.channels)))[0]
-    grid = jnp.zeros((1, CODEC.grid, CODEC.grid, CODEC.channels))
     params = initial_params(bundle.DiT(DIT), CODEC.grid, jax.random.key(0))
     params["codec"] = {
         "mean": np.zeros(patch),
         "basis": basis,
         "scale": np.ones(CODEC.channels),
-        "synthesis": Synthesis(CODEC).init(jax.random.key(1), grid, grid)["params"],
+        "synthesis": initial_synthesis(CODEC, jax.random.key(1)),
     }
     params = jax.tree.map(lambda a: jnp.asarray(a + 0.05 * rng.normal(size=a.shape), jnp.float32), params)
     plan = {"chunk": 3, "window": 6, "knot": 1, "steps": (1000, 500), "shift": 3.0}

@@ -4,7 +4,7 @@ Every codec offers the same four functions, with explicit state and fixed shapes
 
     state = codec.init_encode(batch)
     state, latents = codec.encode_step(params, state, pixels)  # [B, 4F, H, W, 3] -> [B, F, h, w, z]
-    state = codec.init_decode(batch)
+    state = codec.init_decode(params, picture)  # the portrait, for codecs that take detail from it
     state, pixels = codec.decode_step(params, state, latents)  # [B, F, h, w, z] -> [B, 4F, H, W, 3]
 
 The first latent of a stream stands for one pixel frame, every later one for four. So that one compiled program serves
@@ -51,6 +51,8 @@ class DecodeState:
 
     first: jax.Array  # bool [B], no latent was decoded yet
     previous: jax.Array  # [B, h, w, z], the latent before
+    picture: jax.Array  # [B, H, W, 3], the portrait
+    portrait: jax.Array  # [B, h, w, z], its latent
 
 
 def to_patches(pixels, patch: int):
@@ -79,6 +81,13 @@ class Residual(nn.Module):
         return x + nn.Conv(width, (3, 3), name="out")(nn.silu(y))
 
 
+def fold(x, side: int):
+    """Space to depth: [B, side * h, side * w, C] -> [B, h, w, side * side * C]."""
+    batch, rows, columns, depth = x.shape
+    x = x.reshape(batch, rows // side, side, columns // side, side, depth)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows // side, columns // side, -1)
+
+
 def unfold(x, side: int):
     """Depth to space: [B, h, w, side * side * C] -> [B, side * h, side * w, C]."""
     batch, rows, columns, depth = x.shape
@@ -87,24 +96,31 @@ def unfold(x, side: int):
 
 
 class Synthesis(nn.Module):
-    """What the convolutional decoder adds to the linear reconstruction; neighbouring latents hide the seams."""
+    """What the convolutional decoder makes of the linear reconstruction.
+
+    Neighbouring latents hide the seams between patches, and a soft mask takes from the portrait what has not moved.
+    """
 
     config: CodecConfig
 
     @nn.compact
-    def __call__(self, latent, previous):  # [B, h, w, z] twice -> [B, 4, H, W, 3]
+    def __call__(self, latent, previous, portrait, picture, linear):
+        """latent, previous, portrait [B, h, w, z], picture [B, H, W, 3], linear [B, 4, H, W, 3] -> [B, 4, H, W, 3]."""
         c = self.config
         coarse, middle, fine = c.widths
         rest = c.patch // 4
-        x = nn.Conv(coarse, (3, 3), name="input")(jnp.concatenate([latent, previous], -1))
+        x = nn.Conv(coarse, (3, 3), name="input")(jnp.concatenate([latent, previous, portrait], -1))
         x = Residual(name="coarse")(x)
         x = unfold(nn.Dense(4 * middle, name="to_middle")(nn.silu(x)), 2)
         x = Residual(name="middle")(x)
         x = unfold(nn.Dense(4 * fine, name="to_fine")(nn.silu(x)), 2)
+        x = x + nn.Dense(fine, name="picture")(fold(picture, rest))
         x = Residual(name="fine")(x)
-        x = nn.Dense(rest**2 * STRIDE * 3, name="output", kernel_init=nn.initializers.zeros)(nn.silu(x))
-        x = unfold(x, rest)  # [B, H, W, 4 * 3]
-        return x.reshape(*x.shape[:3], STRIDE, 3).transpose(0, 3, 1, 2, 4)
+        x = nn.Dense(rest**2 * STRIDE * 4, name="output", kernel_init=nn.initializers.zeros)(nn.silu(x))
+        x = unfold(x, rest)  # [B, H, W, 4 * 4]
+        x = x.reshape(*x.shape[:3], STRIDE, 4).transpose(0, 3, 1, 2, 4)
+        kept = nn.sigmoid(x[..., 3:])  # [B, 4, H, W, 1]
+        return kept * picture[:, None] + (1.0 - kept) * (linear + x[..., :3])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,20 +148,36 @@ class PatchCodec:
         group = jnp.broadcast_to(picture[:, None], (picture.shape[0], STRIDE, *picture.shape[1:]))
         return self.encode_step(params, self.init_encode(picture.shape[0]), group)[1]
 
-    def init_decode(self, batch: int) -> DecodeState:
-        grid = self.config.grid
-        return DecodeState(jnp.ones(batch, bool), jnp.zeros((batch, grid, grid, self.config.channels)))
+    def init_decode(self, params, picture) -> DecodeState:
+        """A decoder that has decoded nothing yet; picture [B, H, W, 3] is the portrait."""
+        portrait = self.encode_picture(params, picture)[:, 0]
+        return DecodeState(jnp.ones(len(picture), bool), jnp.zeros_like(portrait), picture, portrait)
+
+    def linear_decode(self, params, latents):
+        """The reconstruction without the convolutional decoder: [B, F, h, w, z] -> [B, 4F, H, W, 3]."""
+        patches = (latents * params["scale"]) @ params["basis"].T + params["mean"]
+        return from_patches(patches, self.config.patch)
 
     def decode_step(self, params, state: DecodeState, latents):
         """[B, F, h, w, z] -> next state, [B, 4F, H, W, 3]."""
         batch, frames = latents.shape[:2]
         before = jnp.where(state.first[:, None, None, None], latents[:, 0], state.previous)
         previous = jnp.concatenate([before[:, None], latents[:, :-1]], 1)
-        flat = (batch * frames, *latents.shape[2:])
-        added = Synthesis(self.config).apply(
-            {"params": params["synthesis"]}, latents.reshape(flat), previous.reshape(flat)
+        linear = self.linear_decode(params, latents)  # [B, 4F, H, W, 3]
+
+        def flat(array):  # [B, F, ...] -> [B * F, ...]
+            return array.reshape(batch * frames, *array.shape[2:])
+
+        def repeated(array):  # [B, ...] -> [B * F, ...]
+            return jnp.repeat(array, frames, axis=0)
+
+        pixels = Synthesis(self.config).apply(
+            {"params": params["synthesis"]},
+            flat(latents),
+            flat(previous),
+            repeated(state.portrait),
+            repeated(state.picture),
+            flat(linear.reshape(batch, frames, STRIDE, *linear.shape[2:])),
         )
-        linear = (latents * params["scale"]) @ params["basis"].T + params["mean"]
-        pixels = from_patches(linear, self.config.patch)
-        pixels = jnp.clip(pixels + added.reshape(pixels.shape), -1.0, 1.0)
-        return DecodeState(jnp.zeros_like(state.first), latents[:, -1]), pixels
+        pixels = jnp.clip(pixels.reshape(linear.shape), -1.0, 1.0)
+        return DecodeState(jnp.zeros_like(state.first), latents[:, -1], state.picture, state.portrait), pixels

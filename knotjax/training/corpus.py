@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from knotjax.data.clips import make_clip
 from knotjax.drive import FPS, GROUPS, STRIDE
 from knotjax.models import motion, speech
-from knotjax.models.patch_codec import PatchCodec
+from knotjax.models.patch_codec import EncodeState, PatchCodec
 
 log = logging.getLogger("knotjax")
 
@@ -49,9 +49,7 @@ def encode_clip(codec: PatchCodec, params, clip) -> dict[str, np.ndarray]:
 @partial(jax.jit, static_argnums=0)
 def _encode(codec: PatchCodec, params, frames):
     pixels = frames.astype(jnp.float32) / 127.5 - 1.0  # [T, H, W, 3]
-    running = codec.init_encode(1)
-    running = type(running)(jnp.zeros(1, bool))
-    _, group = codec.encode_step(params, running, pixels[None])
+    _, group = codec.encode_step(params, EncodeState(jnp.zeros(1, bool)), pixels[None])
     return group[0], codec.encode_picture(params, pixels[STRIDE - 1 :: STRIDE])[:, 0]
 
 

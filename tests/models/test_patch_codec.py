@@ -21,7 +21,8 @@ def params():
     rng = np.random.default_rng(0)
     size = 4 * CONFIG.patch**2 * 3
     still = jnp.zeros((1, CONFIG.grid, CONFIG.grid, CONFIG.channels))
-    shapes = jax.eval_shape(Synthesis(CONFIG).init, jax.random.key(0), still, still)["params"]
+    picture, group = jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 4, 16, 16, 3))
+    shapes = jax.eval_shape(Synthesis(CONFIG).init, jax.random.key(0), still, still, still, picture, group)["params"]
 
     def draw(leaf):
         fan = np.prod(leaf.shape[:-1]) if leaf.ndim > 1 else 4.0
@@ -49,6 +50,11 @@ def pieces(step, params, state, whole, split, stride):
     return np.concatenate(out, 1)
 
 
+def fresh_decoder(params, batch, seed=9):
+    picture = jnp.clip(normal(np.random.default_rng(seed), (batch, 16, 16, 3)), -1, 1)
+    return CODEC.init_decode(params, picture)
+
+
 def test_patches_there_and_back():
     video = normal(np.random.default_rng(1), (2, 12, 16, 24, 3))
     patches = to_patches(video, 4)
@@ -60,9 +66,9 @@ def test_patches_there_and_back():
 @pytest.mark.parametrize("split", SPLITS, ids=str)
 def test_decoding_in_pieces(params, split):
     latents = normal(np.random.default_rng(2), (2, FRAMES, CONFIG.grid, CONFIG.grid, CONFIG.channels))
-    whole = pieces(DECODE, params, CODEC.init_decode(2), latents, [FRAMES], 1)
+    whole = pieces(DECODE, params, fresh_decoder(params, 2), latents, [FRAMES], 1)
     assert whole.shape == (2, 4 * FRAMES, 16, 16, 3) and whole.std() > 0.1
-    error = np.max(np.abs(pieces(DECODE, params, CODEC.init_decode(2), latents, split, 1) - whole))
+    error = np.max(np.abs(pieces(DECODE, params, fresh_decoder(params, 2), latents, split, 1) - whole))
     print("decode", split, error)
     assert error <= 1e-5
 
@@ -101,7 +107,7 @@ def test_a_running_stream_uses_all_four_frames(params):
 def test_streams_of_a_batch_may_be_at_different_points(params):
     rng = np.random.default_rng(6)
     latents = normal(rng, (2, 2, CONFIG.grid, CONFIG.grid, CONFIG.channels))
-    fresh = CODEC.init_decode(1)
+    fresh = fresh_decoder(params, 1)
     running, _ = DECODE(params, fresh, latents[1:, :1])
     mixed = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), fresh, running)
     _, pixels = DECODE(params, mixed, jnp.stack([latents[0, 0], latents[1, 1]])[:, None])
@@ -113,20 +119,30 @@ def test_streams_of_a_batch_may_be_at_different_points(params):
 
 def test_a_latent_looks_back_one_latent_and_never_ahead(params):
     latents = normal(np.random.default_rng(7), (1, 4, CONFIG.grid, CONFIG.grid, CONFIG.channels))
-    _, plain = DECODE(params, CODEC.init_decode(1), latents)
+    _, plain = DECODE(params, fresh_decoder(params, 1), latents)
     for f in range(4):
-        _, other = DECODE(params, CODEC.init_decode(1), latents.at[:, f].add(1.0))
+        _, other = DECODE(params, fresh_decoder(params, 1), latents.at[:, f].add(1.0))
         moved = np.abs(np.asarray(other - plain)).reshape(1, 4, 4, -1).max((0, 2, 3)) > 1e-3
         assert moved.tolist() == [g in (f, f + 1) for g in range(4)]
 
 
 def test_linear_part_restores_what_its_basis_spans(params):
-    """With the convolutions silenced, decode(encode(video)) is the projection onto the basis."""
-    silent = {**params, "synthesis": jax.tree.map(jnp.zeros_like, params["synthesis"])}
-    rng = np.random.default_rng(8)
-    latents = 0.05 * normal(rng, (1, 3, CONFIG.grid, CONFIG.grid, CONFIG.channels))
-    _, pixels = DECODE(silent, CODEC.init_decode(1), latents)
-    state, _ = ENCODE(silent, CODEC.init_encode(1), pixels[:, :4])
-    _, again = ENCODE(silent, state, pixels[:, 4:])
+    """encode(linear_decode(latents)) gives the latents back."""
+    latents = 0.05 * normal(np.random.default_rng(8), (1, 3, CONFIG.grid, CONFIG.grid, CONFIG.channels))
+    pixels = CODEC.linear_decode(params, latents)
+    state, _ = ENCODE(params, CODEC.init_encode(1), pixels[:, :4])
+    _, again = ENCODE(params, state, pixels[:, 4:])
     assert relative(again, latents[:, 1:]) <= 1e-5
     assert pixel_count(3) == pixels.shape[1] - 3
+
+
+def test_the_mask_blends_portrait_and_reconstruction(params):
+    """With a silent network the soft mask is one half: the mean of the portrait and the linear reconstruction."""
+    silent = {**params, "synthesis": jax.tree.map(jnp.zeros_like, params["synthesis"])}
+    latents = 0.05 * normal(np.random.default_rng(8), (1, 3, CONFIG.grid, CONFIG.grid, CONFIG.channels))
+    state = fresh_decoder(silent, 1)
+    _, pixels = DECODE(silent, state, latents)
+    expected = 0.5 * (state.picture[:, None] + CODEC.linear_decode(silent, latents))
+    np.testing.assert_allclose(pixels, jnp.clip(expected, -1, 1), atol=1e-5)
+    _, plain = DECODE(params, state, latents)
+    assert relative(DECODE(params, fresh_decoder(params, 1, seed=10), latents)[1], plain) > 1e-2
