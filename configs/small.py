@@ -16,21 +16,24 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         raise ValueError(f"configs/small.py:{arg}: unknown variant, use configs/small.py or configs/small.py:debug")
     config = ml_collections.ConfigDict()
     config.seed = 0
+    config.start = ""  # folder of a model whose weights and codec the run starts from, such as knotjax/assets/small
     config.clips = 360  # seeds 0 .. clips - 1
     config.seconds = 6.4  # of every clip
 
     config.codec = ml_collections.ConfigDict()
-    config.codec.model = dict(size=128, patch=16, channels=64, widths=(192, 96, 64))
+    config.codec.model = dict(size=128, patch=16, channels=96, widths=(192, 96, 64))
     config.codec.clips = 240
     config.codec.seconds = 1.6
     config.codec.pairs = 6  # pairs of latent groups per clip
+    config.codec.moving = 48  # channels for what moves inside a latent's four frames; the rest show their mean
+    config.codec.attention = 0.5
     config.codec.whitening = 0.5
-    config.codec.steps = 1500
+    config.codec.steps = 1000
     config.codec.batch = 12
     config.codec.rate = 1e-3
 
     config.dit = dict(
-        latent_channels=64,
+        latent_channels=96,
         dim=128,
         ffn_dim=384,
         heads=4,
@@ -51,7 +54,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.plan = dict(chunk=3, window=6, knot=1, start=8, stride=4, shift=3.0, given_reference=True)
     config.chunks = 3  # of every training sample
 
-    config.steps = 6000
+    config.steps = 3000
     config.batch = 8
     config.rate = 2e-3
     config.warmup = 200
@@ -66,7 +69,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         config.clips, config.seconds, config.steps, config.batch, config.save_every = 2, 4.0, 2, 2, 1
         config.warmup = 1
         config.codec.clips, config.codec.steps, config.codec.batch = 2, 2, 2
-        config.codec.model = dict(size=128, patch=16, channels=64, widths=(16, 16, 16))
+        config.codec.model = dict(size=128, patch=16, channels=96, widths=(16, 16, 16))
         config.dit.update(dict(dim=32, ffn_dim=64, layers=2, audio_hidden=16))
         config.log_every = 1
     return config

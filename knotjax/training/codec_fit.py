@@ -40,34 +40,66 @@ def sample_groups(clips: int, seconds: float, pairs: int, first_seed: int = 0) -
     return np.stack(out)
 
 
-def fit_basis(config: CodecConfig, groups: np.ndarray, whitening: float) -> dict[str, np.ndarray]:
-    """Principal components of the patches of the given groups.
+def fit_basis(config: CodecConfig, groups: np.ndarray, *, moving: int, attention: float, whitening: float):
+    """Principal components of the patches: some for what stands still in a group of four frames, some for what moves.
+
+    One analysis of whole patches would spend nearly all its components on textures, and a mouth could then change only
+    from latent to latent. Textures matter less: the decoder takes them from the portrait.
 
     Args:
       groups: uint8 [N, 1 + 2 * STRIDE, H, W, 3], from `sample_groups`.
-      whitening: latents are divided by (standard deviation ** whitening), then by one number so that their mean
-        square is 1.
-        0 keeps the pixel metric, 1 makes every channel equally strong.
+      moving: components of z for the movement inside a group; the others are for its mean frame.
+      attention: 0 counts every patch alike, 1 counts it by how much it moves.
+      whitening: latents are divided by (standard deviation ** whitening), then by one number so that their mean square
+        is 1. 0 keeps the pixel metric, 1 makes every channel equally strong.
 
     Returns:
-      mean [P], basis [P, z], scale [z], float32.
+      mean [P], basis [P, z] with orthonormal columns, scale [z], float32.
     """
-    size = STRIDE * config.patch**2 * 3
-    total, square, count = np.zeros(size), np.zeros((size, size)), 0
-    for piece in np.array_split(groups, -(-len(groups) // 64)):
-        pixels = jnp.asarray(piece[:, 1:], jnp.float32) / 127.5 - 1.0
-        patches = np.asarray(to_patches(pixels, config.patch)).reshape(-1, size)
-        total += patches.sum(0)
-        square += patches.T @ patches
-        count += len(patches)
-    mean = total / count
-    values, vectors = np.linalg.eigh(square / count - np.outer(mean, mean))
-    spread = np.sqrt(np.maximum(values[::-1][: config.channels], 1e-12))
+    frame = config.patch**2 * 3
+    shapes = {"still": frame, "moving": STRIDE * frame}
+    sums = {name: np.zeros(size) for name, size in shapes.items()}
+    squares = {name: np.zeros((size, size)) for name, size in shapes.items()}
+    energy, weights = _movement(config, groups), 0.0
+    for piece, amount in zip(np.array_split(groups, _pieces(groups)), np.array_split(energy, _pieces(groups))):
+        patches = _patches(config, piece)  # [n, STRIDE, frame]
+        weight = (1.0 - attention + attention * amount.reshape(-1) / energy.mean())[:, None]
+        still = patches.mean(1)
+        parts = {"still": still, "moving": (patches - still[:, None]).reshape(len(patches), -1)}
+        weights += weight.sum()
+        for name, part in parts.items():
+            sums[name] += (weight * part).sum(0)
+            squares[name] += part.T @ (weight * part)
+    mean = np.tile(sums["still"], STRIDE) / weights + sums["moving"] / weights
+    spreads, columns = [], []
+    for name, count in (("still", config.channels - moving), ("moving", moving)):
+        centre = sums[name] / weights
+        values, vectors = np.linalg.eigh(squares[name] / weights - np.outer(centre, centre))
+        vectors = vectors[:, ::-1][:, :count]
+        longer = STRIDE if name == "still" else 1  # a still component is repeated in every frame of the group
+        columns.append(np.tile(vectors, (longer, 1)) / np.sqrt(longer))
+        spreads.append(np.sqrt(longer * np.maximum(values[::-1][:count], 1e-12)))
+    spread = np.concatenate(spreads)
     scale = spread**whitening
     scale *= np.sqrt(np.mean((spread / scale) ** 2))
-    basis = vectors[:, ::-1][:, : config.channels]
-    arrays = {"mean": mean, "basis": basis, "scale": scale}
+    arrays = {"mean": mean, "basis": np.concatenate(columns, 1), "scale": scale}
     return {name: array.astype(np.float32) for name, array in arrays.items()}
+
+
+def _pieces(groups: np.ndarray) -> int:
+    return -(-len(groups) // 64)
+
+
+def _patches(config: CodecConfig, groups: np.ndarray) -> np.ndarray:
+    """float32 [patches, STRIDE, patch * patch * 3] of the groups, without their portraits."""
+    pixels = jnp.asarray(groups[:, 1:], jnp.float32) / 127.5 - 1.0
+    return np.asarray(to_patches(pixels, config.patch)).reshape(-1, STRIDE, config.patch**2 * 3)
+
+
+def _movement(config: CodecConfig, groups: np.ndarray) -> np.ndarray:
+    """Variance over time of every patch, float32 [N, patches per pair]."""
+    parts = [_patches(config, piece).var(1).sum(-1) for piece in np.array_split(groups, _pieces(groups))]
+    return np.concatenate(parts).reshape(len(groups), -1)
 
 
 def psnr(a, b) -> float:
@@ -117,7 +149,7 @@ def fit_synthesis(
 
         def loss(weights):
             error = reconstruct(weights, noisy, running, picture) - pixels[:, STRIDE:]
-            return jnp.mean(jnp.sqrt(jnp.square(error) + 1e-4))
+            return jnp.mean(jnp.sqrt(jnp.square(error) + 1e-3))
 
         value, gradient = jax.value_and_grad(loss)(weights)
         change, moments = optimiser.update(gradient, moments)

@@ -20,8 +20,9 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from knotjax.bundle import Bundle
+from knotjax import bundle
 from knotjax.drive import TEXT_SLOTS, WORDS
+from knotjax.errors import InputError
 from knotjax.models.dit import DiT, DiTConfig, undriven
 from knotjax.models.patch_codec import CodecConfig, PatchCodec
 from knotjax.models.text import WordTable
@@ -45,15 +46,18 @@ class TrainState:
     key: jax.Array  # random key data, uint32
 
 
-def trained_codec(config, workdir: Path):
-    """The codec of this workdir, fitted when it is not there yet."""
+def trained_codec(config, workdir: Path, start: bundle.Bundle | None):
+    """The codec of this workdir; when it is not there yet, that of the model to start from, or else a new one."""
     sizes = CodecConfig(**config.codec.model)
     codec = PatchCodec(sizes)
     folder = workdir / "codec"
+    if start and not (folder / "manifest.json").exists():
+        arrays = {name: np.asarray(array) for name, array in flatten(start.params["codec"]).items()}
+        save_weights(folder, arrays, {"start": str(config.start)}, "codec")
     if not (folder / "manifest.json").exists():
         c = config.codec
         groups = codec_fit.sample_groups(c.clips, c.seconds, c.pairs)
-        linear = codec_fit.fit_basis(sizes, groups, c.whitening)
+        linear = codec_fit.fit_basis(sizes, groups, moving=c.moving, attention=c.attention, whitening=c.whitening)
         params = codec_fit.fit_synthesis(
             sizes, linear, groups, steps=c.steps, batch=c.batch, rate=c.rate, seed=config.seed
         )
@@ -62,6 +66,20 @@ def trained_codec(config, workdir: Path):
         arrays = {name: np.asarray(array, np.float32) for name, array in flatten(params).items()}
         save_weights(folder, arrays, {"linear_db": linear_db, "whole_db": whole_db}, "codec")
     return codec, jax.tree.map(jnp.asarray, unflatten(load_weights(folder)[0]))
+
+
+def starting_point(config) -> bundle.Bundle | None:
+    """The model that `config.start` names, when it fits.
+
+    Raises:
+      InputError: its sizes are not those of the config.
+    """
+    if not config.start:
+        return None
+    start = bundle.load(config.start)
+    if start.dit != DiTConfig(**config.dit) or start.codec != CodecConfig(**config.codec.model):
+        raise InputError(f"{config.start}: has other sizes than the config; change one of them")
+    return start
 
 
 def initial_params(model: DiT, grid: int, key):
@@ -117,7 +135,8 @@ def train(config, workdir: Path) -> None:
     """Run or resume all stages; the result is `workdir/weights`."""
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(config.to_json_best_effort(indent=2))
-    codec, codec_params = trained_codec(config, workdir)
+    start = starting_point(config)
+    codec, codec_params = trained_codec(config, workdir, start)
     clips = corpus.build(workdir / "corpus", codec, codec_params, config.clips, config.seconds)
 
     sizes = DiTConfig(**config.dit)
@@ -126,6 +145,8 @@ def train(config, workdir: Path) -> None:
     latents = config.chunks * plan.chunk + plan.knot.frames
     data = corpus.batches(clips, latents, config.drop, config.batch, config.seed)
     params = initial_params(model, codec.config.grid, jax.random.key(config.seed))
+    if start:
+        params = {name: start.params[name] for name in params}
     log.info("DiT: %d parameters", sum(array.size for array in jax.tree.leaves(params)))
     optimiser = make_optimiser(config)
     key = jax.random.key_data(jax.random.key(config.seed + 1))
@@ -134,8 +155,8 @@ def train(config, workdir: Path) -> None:
 
     def export():
         average = {**state.ema, "codec": codec_params}
-        plan_values = {k: v for k, v in config.plan.items()}
-        Bundle(sizes, codec.config, config.method, plan_values, average).save(workdir / "weights")
+        shipped = bundle.Bundle(sizes, codec.config, config.method, dict(config.plan.items()), average)
+        shipped.save(workdir / "weights")
 
     options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
     with ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options) as manager:
