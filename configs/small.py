@@ -1,4 +1,4 @@
-"""The small model that knotjax ships: 128 px, 2.5 M parameters, procedural portraits, trained on a CPU.
+"""The small model that knotjax ships: 128 px, 1.9 M parameters, procedural portraits, trained on a CPU.
 
     python -m knotjax train --config=configs/small.py --workdir=out/small
 
