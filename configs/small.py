@@ -21,23 +21,19 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.start = ""  # folder of a model whose weights and codec the run starts from, such as knotjax/assets/small
-    config.clips = 360  # seeds 0 .. clips - 1
-    config.seconds = 6.4  # of every clip
+    config.clips = 1000  # seeds 0 .. clips - 1
+    config.seconds = 4.8  # of every clip
 
     config.codec = ml_collections.ConfigDict()
-    config.codec.model = dict(size=128, patch=16, channels=96, widths=(192, 96, 64))
-    config.codec.clips = 240
-    config.codec.seconds = 1.6
-    config.codec.pairs = 6  # pairs of latent groups per clip
-    config.codec.moving = 48  # channels for what moves inside a latent's four frames; the rest show their mean
-    config.codec.attention = 0.5
-    config.codec.whitening = 0.5
-    config.codec.steps = 900
+    config.codec.model = dict(size=128, channels=32, widths=(192, 96, 64))
+    config.codec.noise = 0.4  # highest level of the noise on the latents
+    config.codec.attention = 6.0  # how much more pixels count that differ from the portrait
     config.codec.batch = 12
-    config.codec.rate = 1e-3
+    config.codec.optimiser = dict(steps=4000, rate=1e-3, warmup=100, cooldown=0.5, b2=0.99)
+    config.codec.ema = 0.998
 
     config.dit = dict(
-        latent_channels=96,
+        latent_channels=32,
         dim=128,
         ffn_dim=384,
         heads=4,
@@ -58,11 +54,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.plan = dict(chunk=3, window=6, knot=1, start=8, stride=4, shift=3.0, given_reference=True)
     config.chunks = 3  # of every training sample
 
-    config.steps = 2100
     config.batch = 8
-    config.rate = 2e-3
-    config.warmup = 200
-    config.cooldown = 0.35  # share of the steps over which the rate falls to zero
+    config.optimiser = dict(steps=8000, rate=2e-3, warmup=200, cooldown=0.35, b2=0.98)
     config.ema = 0.999
     config.drop = dict(audio=0.05, all_motion=0.4, some_motion=0.3, words=0.3)
     config.flow = dict(shift=3.0)
@@ -70,10 +63,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.save_every = 500
 
     if arg == "debug":
-        config.clips, config.seconds, config.steps, config.batch, config.save_every = 2, 4.0, 2, 2, 1
-        config.warmup = 1
-        config.codec.clips, config.codec.steps, config.codec.batch = 2, 2, 2
-        config.codec.model = dict(size=128, patch=16, channels=96, widths=(16, 16, 16))
+        config.clips, config.seconds, config.batch, config.save_every = 2, 4.0, 2, 1
+        config.optimiser.update(dict(steps=2, warmup=1))
+        config.codec.batch = 2
+        config.codec.optimiser.update(dict(steps=2, warmup=1))
+        config.codec.model.widths = (16, 16, 16)
         config.dit.update(dict(dim=32, ffn_dim=64, layers=2, audio_hidden=16))
         config.log_every = 1
     return config

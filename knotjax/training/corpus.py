@@ -1,4 +1,4 @@
-"""The training corpus of the small model: procedural clips, encoded once and kept in memory as latents.
+"""The training corpus of the small model: procedural clips, rendered once to disk, then encoded and kept in memory.
 
 A stream may start at any latent group of a clip, and the first latent of a stream stands for a single pixel frame. So
 two latents are kept per group: `group` (four frames) and `still` (its last frame alone: a stream's first latent, or a
@@ -12,68 +12,73 @@ from pathlib import Path
 
 import grain
 import jax
-import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from knotjax.data.clips import make_clip
 from knotjax.drive import FPS, GROUPS, STRIDE
 from knotjax.models import motion, speech
-from knotjax.models.patch_codec import EncodeState, PatchCodec
+from knotjax.models.pixels import to_float
 
 log = logging.getLogger("knotjax")
 
 
-def clip_frames(seconds: float) -> int:
-    """Pixel frames of a clip, cut to whole latent groups."""
-    return int(seconds * FPS) // STRIDE * STRIDE
+def render(folder: Path, clips: int, seconds: float) -> list[Path]:
+    """Render the clips of seeds 0 .. clips - 1, one file each, cut to whole latent groups; files that exist are kept.
+
+    A file holds frames uint8 [T, H, W, 3], speech float16 [T, features], channels float32 [T, C] and words int32 [2].
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    length = int(seconds * FPS) // STRIDE * STRIDE
+    paths = [folder / f"{seed:06d}.safetensors" for seed in range(clips)]
+    missing = [seed for seed in range(clips) if not paths[seed].exists()]
+    start = time.time()
+    for done, seed in enumerate(missing, 1):
+        clip = make_clip(seed, seconds)
+        arrays = {
+            "frames": clip.frames[:length],
+            "speech": speech.speech_rows(clip.wave, length).astype(np.float16),
+            "channels": np.asarray(clip.channels[:length], np.float32),
+            "words": np.asarray(clip.words, np.int32),
+        }
+        part = paths[seed].with_suffix(".part")
+        save_file(arrays, part)
+        part.rename(paths[seed])
+        if done % 50 == 0:
+            left = (time.time() - start) / done * (len(missing) - done)
+            log.info("corpus: rendered %d of %d clips, %.0f s left", done, len(missing), left)
+    return paths
 
 
-def encode_clip(codec: PatchCodec, params, clip) -> dict[str, np.ndarray]:
-    """A clip as training arrays.
+def read(path: Path, *names: str) -> dict[str, np.ndarray]:
+    """Some arrays of a rendered clip."""
+    with safe_open(path, "np") as file:
+        return {name: file.get_tensor(name) for name in names}
+
+
+def encode(paths: list[Path], codec, params) -> list[dict[str, np.ndarray]]:
+    """Rendered clips as training arrays.
 
     Returns:
-      group, still: float16 [G, h, w, z]; speech: float16 [T, features]; channels: float32 [T, C]; words: int32 [2].
+      For every clip group, still: float16 [G, h, w, z]; speech: float16 [T, features]; channels: float32 [T, C];
+      words: int32 [2].
     """
-    frames = clip.frames[: len(clip.frames) // STRIDE * STRIDE]
-    group, still = _encode(codec, params, jnp.asarray(frames))
-    return {
-        "group": np.asarray(group, np.float16),
-        "still": np.asarray(still, np.float16),
-        "speech": speech.speech_rows(clip.wave, len(frames)).astype(np.float16),
-        "channels": np.asarray(clip.channels[: len(frames)], np.float32),
-        "words": np.asarray(clip.words, np.int32),
-    }
+    corpus, start = [], time.time()
+    for path in paths:
+        group, still = _encode(codec, params, read(path, "frames")["frames"])
+        latents = {"group": np.asarray(group, np.float16), "still": np.asarray(still, np.float16)}
+        corpus.append(latents | read(path, "speech", "channels", "words"))
+    log.info("corpus: encoded %d clips in %.0f s", len(paths), time.time() - start)
+    return corpus
 
 
 @partial(jax.jit, static_argnums=0)
-def _encode(codec: PatchCodec, params, frames):
-    pixels = frames.astype(jnp.float32) / 127.5 - 1.0  # [T, H, W, 3]
-    _, group = codec.encode_step(params, EncodeState(jnp.zeros(1, bool)), pixels[None])
+def _encode(codec, params, frames):
+    pixels = to_float(frames)  # [T, H, W, 3]
+    running = codec.init_encode(1, first=False)
+    _, group = codec.encode_step(params, running, pixels[None])
     return group[0], codec.encode_picture(params, pixels[STRIDE - 1 :: STRIDE])[:, 0]
-
-
-def build(folder: Path, codec: PatchCodec, params, clips: int, seconds: float) -> list[dict[str, np.ndarray]]:
-    """Render and encode clips with seeds 0 .. clips-1, one file each; files that exist are kept.
-
-    Returns:
-      The clips' arrays, in seed order.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    start, made = time.time(), 0
-    corpus = []
-    for seed in range(clips):
-        path = folder / f"{seed:06d}.safetensors"
-        if not path.exists():
-            part = path.with_suffix(".part")
-            save_file(encode_clip(codec, params, make_clip(seed, seconds)), part)
-            part.rename(path)
-            made += 1
-            if made % 50 == 0:
-                left = (time.time() - start) / made * (clips - seed - 1)
-                log.info("corpus: %d of %d clips, %.0f s left", seed + 1, clips, left)
-        corpus.append(load_file(path))
-    return corpus
 
 
 class Windows:
@@ -124,21 +129,26 @@ class Windows:
         }
 
 
-def batches(corpus, latents: int, drop: dict[str, float], batch: int, seed: int):
-    """An endless, resumable grain iterator over shuffled samples."""
-    windows = Windows(latents, drop)
-    dataset = grain.MapDataset.source(_Source(corpus)).seed(seed).shuffle().repeat().random_map(windows.sample)
+class Pairs:
+    """A grain map: from a rendered clip's path to a portrait and two neighbouring latent groups of that clip.
+
+    Every fourth pair is a standing picture (one frame repeated), as the first latent of a stream is. Half are mirrored.
+    """
+
+    def sample(self, path: Path, rng: np.random.Generator) -> np.ndarray:
+        """uint8 [1 + 2 * STRIDE, H, W, 3]."""
+        with safe_open(path, "np") as file:
+            frames = file.get_slice("frames")
+            length = frames.get_shape()[0]
+            at, other = rng.integers(0, length - 2 * STRIDE + 1), rng.integers(0, length)
+            pair, portrait = frames[at : at + 2 * STRIDE], frames[other : other + 1]
+        if rng.random() < 0.25:
+            pair = np.repeat(pair[:1], 2 * STRIDE, 0)
+        both = np.concatenate([portrait, pair])
+        return np.ascontiguousarray(both[:, :, ::-1]) if rng.random() < 0.5 else both
+
+
+def batches(source, transform, batch: int, seed: int):
+    """An endless, resumable grain iterator over shuffled samples of `transform`."""
+    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(transform.sample)
     return iter(dataset.batch(batch).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)))
-
-
-class _Source:
-    """Random access over the clips."""
-
-    def __init__(self, corpus):
-        self.corpus = corpus
-
-    def __len__(self):
-        return len(self.corpus)
-
-    def __getitem__(self, index):
-        return self.corpus[index]

@@ -10,7 +10,7 @@ from knotjax import bundle
 from knotjax.data import clips
 from knotjax.data.speech import load_fixture
 from knotjax.errors import InputError
-from knotjax.training import codec_fit, corpus, trainer
+from knotjax.training import corpus, loop, trainer
 from knotjax.weights import flatten
 
 
@@ -21,14 +21,13 @@ def recorded_speech(monkeypatch):
     def make_clip(seed, seconds):
         return clips.make_clip(seed, seconds, utterance=load_fixture("vowels"))
 
-    monkeypatch.setattr(codec_fit, "make_clip", make_clip)
     monkeypatch.setattr(corpus, "make_clip", make_clip)
 
 
 def config(steps):
     small = get_config("debug")
-    small.steps, small.save_every = steps, 2
-    small.seconds, small.codec.seconds = 2.4, 0.8
+    small.optimiser.steps, small.save_every = steps, 2
+    small.seconds = 2.4
     return small
 
 
@@ -43,13 +42,13 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
         pass
 
     stopping = config(4)
-    real, calls = trainer.make_update, []
+    real, calls = loop.make_update, []
 
     def make_update(*arguments):
         update = real(*arguments)
 
         def counted(state, batch):
-            if len(calls) == 3:  # after the checkpoint of step 2
+            if len(calls) == 5:  # two steps of the codec, and of the DiT the one after the checkpoint of step 2
                 raise StoppedError
             calls.append(1)
             return update(state, batch)
@@ -57,7 +56,7 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
         return counted
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "make_update", make_update)
+        patch.setattr(loop, "make_update", make_update)
         with pytest.raises(StoppedError):
             trainer.train(stopping, tmp_path / "parts")
     trainer.train(config(4), tmp_path / "parts")
@@ -65,9 +64,9 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert whole.keys() == parts.keys()
     assert all(np.array_equal(whole[name], parts[name]) for name in whole)
-    rows = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "whole" / "dit.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4] and all(np.isfinite(row["loss"]) for row in rows)
-    again = [json.loads(line) for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
+    again = [json.loads(line) for line in (tmp_path / "parts" / "dit.jsonl").read_text().splitlines()]
     assert [row["loss"] for row in again[-2:]] == [row["loss"] for row in rows[-2:]]
 
     # A further run may start from the finished model, codec included.
