@@ -38,6 +38,7 @@ class DiTConfig:
     motion_window: tuple[int, int] = (0, 0)  # pixel frames and features of one latent frame's motion
     motion_every: int = 1  # the first of every so many blocks carries the motion cross-attention
     prediction: str = "v"  # what the head outputs: "v" (noise - x0) or "x0"
+    memory_ratio: int = 0  # frames that ConvKV memory joins into one; 0: no trained memory
     given_residual: bool = False  # add the given latents, gated per channel and timestep, to the output
     eps: float = 1e-6
 
@@ -134,13 +135,14 @@ class Block(nn.Module):
     has_motion: bool
 
     @nn.compact
-    def __call__(self, x, e, angle, contexts, text, audio, motion):
+    def __call__(self, x, e, angle, own_valid, contexts, text, audio, motion):
         """Runs the block.
 
         Args:
           x: [B, F, S, C].
           e: [B, F, 6, C], timestep modulation shared by all blocks.
           angle: [B, F, S, D / 2], rotation of the own tokens.
+          own_valid: bool [B, F], frames that exist, or None when all do.
           contexts: tuple of (k [B, Fc, S, N, D], v, angle [B, Fc, S, D / 2], valid [B, Fc]).
           text: [B, T, C].
           audio, motion: [B, F, tokens, width] or None.
@@ -163,7 +165,8 @@ class Block(nn.Module):
         q = RMSNorm(c.eps, name="norm_q")(dense(c.dim, "q")(y)).reshape(heads)
         k = RMSNorm(c.eps, name="norm_k")(dense(c.dim, "k")(y)).reshape(heads)
         v = dense(c.dim, "v")(y).reshape(heads)
-        keys, values, valid = [rope.rotate(k, angle)], [v], [jnp.ones((batch, frames), bool)]
+        keys, values = [rope.rotate(k, angle)], [v]
+        valid = [jnp.ones((batch, frames), bool) if own_valid is None else own_valid]
         for context_k, context_v, context_angle, context_valid in contexts:
             keys.append(rope.rotate(context_k.astype(k.dtype), context_angle))
             values.append(context_v.astype(v.dtype))
@@ -173,9 +176,12 @@ class Block(nn.Module):
             rope.rotate(q, angle).reshape(flat),
             jnp.concatenate(keys, 1).reshape(flat),
             jnp.concatenate(values, 1).reshape(flat),
-            jnp.repeat(jnp.concatenate(valid, 1), size, axis=1) if contexts else None,
+            None if own_valid is None and not contexts else jnp.repeat(jnp.concatenate(valid, 1), size, axis=1),
         )
         x = x + (gate_sa * dense(c.dim, "o")(out.reshape(x.shape))).astype(x.dtype)
+        if c.memory_ratio:  # used between steps, by `streaming.memory`
+            for name in ("memory_k", "memory_v"):
+                self.param(name, nn.initializers.constant(1.0 / c.memory_ratio), (c.memory_ratio, c.dim))
 
         y = nn.LayerNorm(epsilon=c.eps, name="norm_text", dtype=x.dtype)(x).reshape(batch, -1, c.dim)
         q = RMSNorm(c.eps, name="text_norm_q")(dense(c.dim, "text_q")(y)).reshape(flat)
@@ -199,12 +205,12 @@ class BlockGroup(nn.Module):
 
     @nn.compact
     def __call__(self, x, contexts, shared):
-        e, angle, context_angles, context_valids, text, audio, motion = shared
+        e, angle, own_valid, context_angles, context_valids, text, audio, motion = shared
         own_k, own_v = [], []
         for i in range(self.config.motion_every):
             layer = tuple((k[i], v[i], a, ok) for (k, v), a, ok in zip(contexts, context_angles, context_valids))
             block = Block(self.config, has_motion=i == 0, name=f"block{i}")
-            x, (k, v) = block(x, e, angle, layer, text, audio, motion)
+            x, (k, v) = block(x, e, angle, own_valid, layer, text, audio, motion)
             own_k.append(k)
             own_v.append(v)
         return x, (jnp.stack(own_k), jnp.stack(own_v))
@@ -216,7 +222,9 @@ class DiT(nn.Module):
     config: DiTConfig
 
     @nn.compact
-    def __call__(self, x, given, mask, t, position, conditions: Conditions, contexts: tuple[Context, ...] = ()):
+    def __call__(
+        self, x, given, mask, t, position, conditions: Conditions, contexts: tuple[Context, ...] = (), valid=None
+    ):
         """One forward.
 
         Args:
@@ -227,6 +235,7 @@ class DiT(nn.Module):
           position: int32 [B, F], temporal positions relative to the window.
           conditions: text, sound and motion of exactly these frames.
           contexts: groups of context frames, for example the reference and the ring.
+          valid: bool [B, F], frames that exist (nothing looks at the others), or None when all do.
 
         Returns:
           The prediction [B, F, H, W, z] (see `DiTConfig.prediction`) and own keys and values, each
@@ -273,6 +282,7 @@ class DiT(nn.Module):
         shared = (
             e6,
             turn(position),
+            valid,
             tuple(turn(context.position) for context in contexts),
             tuple(context.valid for context in contexts),
             text,

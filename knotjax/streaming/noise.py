@@ -32,12 +32,23 @@ def block_noise(key, block, step, shape: tuple[int, ...], dtype):
 
     Args:
       key: keys [B], one per stream, so that a stream's noise does not depend on its neighbours in the batch.
-      block: int32 [], block number.
-      step: int32 [], pass number; 0 is the noise that a block starts from.
+      block: int32 [B], number of the step in its stream.
+      step: int32 [B], pass number; 0 is the noise that a block starts from.
       shape: shape of one stream's noise, without the batch axis.
     """
 
-    def draw(one):
-        return jax.random.normal(jax.random.fold_in(jax.random.fold_in(one, block), step), shape, dtype)
+    def draw(key, block, step):
+        return jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, block), step), shape, dtype)
 
-    return jax.vmap(draw)(key)
+    return jax.vmap(draw)(key, block, step)
+
+
+def renoise(sampler: str, x0, x, t, after, noise):
+    """Move from time t to a lower one: [B, F, H, W, z] -> same; t, after [B, F] in 0 .. 1000.
+
+    "renoise" mixes the clean estimate with fresh noise (Self Forcing and most few-step systems), "euler" follows the
+    straight line through x and the clean estimate.
+    """
+    if sampler == "renoise":
+        return add_noise(x0, noise, after)
+    return x0 + (jnp.asarray(after, x.dtype) / jnp.asarray(t, x.dtype))[..., None, None, None] * (x - x0)

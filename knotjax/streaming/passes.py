@@ -30,9 +30,20 @@ def unknown_given(plan: StreamPlan, reference, frames: int):
 
 
 def denoise_pass(
-    model: DiT, plan: StreamPlan, params, x, t, reference, knot, knot_valid, position, conditions: Conditions, contexts
+    model: DiT,
+    plan: StreamPlan,
+    params,
+    x,
+    t,
+    reference,
+    knot,
+    knot_valid,
+    position,
+    conditions: Conditions,
+    contexts: tuple[Context, ...],
+    valid=None,
 ):
-    """One denoising pass over a chunk and its knot.
+    """One denoising pass over a window and its knot.
 
     Args:
       x: [B, F, H, W, z], noisy latents.
@@ -42,21 +53,30 @@ def denoise_pass(
       knot_valid: bool [B], whether there is a previous block.
       position: int32 [B, F].
       contexts: tuple of `Context`.
+      valid: bool [B, F], frames that exist, or None when all do.
 
     Returns:
-      The clean estimate [B, F, H, W, z].
+      The clean estimate [B, F, H, W, z], and the frames' own k, v [L, B, F, S, N, D].
     """
     frames, k = x.shape[1], knot.shape[1]
     given = unknown_given(plan, reference, frames)
     known = knot_valid[:, None, None, None, None]
     given = jnp.concatenate([jnp.where(known, knot, given[:, :k]), given[:, k:]], 1)
     mask = 1 - (knot_valid[:, None] & (jnp.arange(frames) < k)).astype(x.dtype)  # [B, F]
-    out, _ = model.apply({"params": params}, x, given, mask, t, position, conditions, contexts)
-    return to_x0(out, x, t, model.config.prediction)
+    out, kv = model.apply({"params": params}, x, given, mask, t, position, conditions, contexts, valid)
+    return to_x0(out, x, t, model.config.prediction), kv
 
 
 def commit_pass(
-    model: DiT, plan: StreamPlan, params, x0, reference, position, conditions: Conditions, contexts: tuple[Context, ...]
+    model: DiT,
+    plan: StreamPlan,
+    params,
+    x0,
+    reference,
+    position,
+    conditions: Conditions,
+    contexts: tuple[Context, ...],
+    valid=None,
 ):
     """Keys and values of finished frames, at t = 0, marked as to generate (as in training).
 
@@ -65,4 +85,4 @@ def commit_pass(
     """
     given = unknown_given(plan, reference, x0.shape[1])
     ones = jnp.ones(x0.shape[:2], x0.dtype)
-    return model.apply({"params": params}, x0, given, ones, 0 * ones, position, conditions, contexts)[1]
+    return model.apply({"params": params}, x0, given, ones, 0 * ones, position, conditions, contexts, valid)[1]

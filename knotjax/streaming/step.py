@@ -1,7 +1,8 @@
 """The streaming step: one pure function from state and drive to the next state and one emitted block.
 
-All shapes are constant and the phase of the stream (first block, part-filled ring) is data, so a stream of any length
-runs one compiled program. Jit `stream_step` with `model` and `plan` static and the state donated (`jit_step` does).
+All shapes are constant and the phase of a stream (first block, filling window, part-filled ring, flush) is data, so a
+stream of any length runs one compiled program, and streams at different phases share a batch. Jit `stream_step` with
+`model` and `plan` static and the state donated (`jit_step` does).
 """
 
 import dataclasses
@@ -11,100 +12,175 @@ import jax
 import jax.numpy as jnp
 
 from knotjax.models.dit import Conditions, Context, DiT
-from knotjax.streaming import anchor, cache, passes
+from knotjax.streaming import anchor, cache, memory, passes
+from knotjax.streaming.cache import KeyValues
 from knotjax.streaming.knot import fuse
-from knotjax.streaming.noise import add_noise, block_noise
+from knotjax.streaming.levels import levels
+from knotjax.streaming.noise import block_noise, renoise
 from knotjax.streaming.plan import StreamPlan
+from knotjax.streaming.state import Past, StreamState, init_stream, ring_valid
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class StreamState:
-    """Everything that a stream remembers. Shapes never change."""
-
-    key: jax.Array  # [B] random keys, one per stream
-    block: jax.Array  # int32 [], blocks emitted so far
-    reference: jax.Array  # [B, 1, H, W, z]
-    anchor: cache.Ring  # k, v [L, B, 1, S, N, D] of the reference
-    ring: cache.Ring  # k, v [L, B, R, S, N, D] of the newest emitted frames
-    knot: jax.Array  # [B, k, H, W, z], prediction of the next block's first frames
-
-
-def init_stream(model: DiT, plan: StreamPlan, params, reference, text, key) -> StreamState:
-    """Start a stream from a reference.
+def contexts(plan: StreamPlan, state: StreamState, at, step, *, commit: bool = False) -> tuple[Context, ...]:
+    """Anchor, memory and ring, with temporal positions relative to the window's first frame.
 
     Args:
-      reference: [B, 1, H, W, z], the latent of the portrait.
-      text: [B, T, text_dim], text rows.
-      key: [B] random keys.
+      at: int32 [], which set of keys and values.
+      step: int32 [B], pass number.
+      commit: for the clean pass.
     """
-    k, v = passes.anchor_pass(model, params, reference, text)
-    return StreamState(
-        key=key,
-        block=jnp.zeros((), jnp.int32),
-        reference=reference,
-        anchor=cache.Ring(k, v),
-        ring=cache.init(plan.history, plan.chunk, k),
-        knot=jnp.zeros((reference.shape[0], plan.knot.frames, *reference.shape[2:]), reference.dtype),
-    )
+    batch = len(state.block)
+    first = plan.first_frame(state.block)  # [B]
+    policy = plan.anchor
+
+    def one(sets: KeyValues, position, valid):
+        index = jnp.minimum(at, sets.k.shape[0] - 1)  # the reference has one set for all passes
+        k, v = (jax.lax.dynamic_index_in_dim(a, index, keepdims=False) for a in (sets.k, sets.v))
+        position = jnp.broadcast_to(position, (batch, sets.frames)).astype(jnp.int32)
+        return Context(k, v, position, jnp.broadcast_to(valid, (batch, sets.frames)))
+
+    budget = plan.commit_history if commit and plan.commit_history is not None else plan.history
+    held = ring_valid(plan, state, budget)
+    seen = jnp.sum(held, 1, dtype=jnp.int32) + jnp.sum(state.memory_valid, 1, dtype=jnp.int32)
+    key = None
+    if policy.place == "drawn":
+        key = jax.vmap(lambda k, b, s: jax.random.fold_in(jax.random.fold_in(k, b), anchor.DRAW + s))(
+            state.key, state.block, step
+        )
+    exists = jnp.ones(batch, bool) if policy.source == "reference" else first > 0
+    if commit and policy.commit_absolute:
+        place = anchor.positions(dataclasses.replace(plan, anchor=dataclasses.replace(policy, place="absolute")), first, seen)
+        exists = exists & (first + plan.chunk <= policy.commit_absolute)
+    else:
+        place = anchor.positions(plan, first, seen, key)
+    found = []
+    if state.anchor.frames:
+        found.append(one(state.anchor, place, exists[:, None]))
+    if state.memory.frames:
+        before = jnp.arange(-plan.memory.frames, 0) - plan.history
+        found.append(one(state.memory, before, state.memory_valid))
+    if state.ring.frames:
+        found.append(one(state.ring, cache.ages(state.ring.frames, state.written), held))
+    return tuple(found)
 
 
-def _contexts(plan: StreamPlan, state: StreamState) -> tuple[Context, ...]:
-    """The reference and the ring, with temporal positions relative to the first denoised frame."""
-    batch = state.reference.shape[0]
-    first = state.block * plan.chunk
-    capacity = state.ring.k.shape[2]
-
-    def rows(values):
-        return jnp.broadcast_to(values, (batch, values.shape[-1]))
-
-    ahead = anchor.lead(plan.anchor, first, plan.span)[None]
-    reference = Context(state.anchor.k, state.anchor.v, rows(ahead), jnp.ones((batch, 1), bool))
-    if not capacity:
-        return (reference,)
-    held = cache.valid(capacity, plan.history, first)
-    past = Context(state.ring.k, state.ring.v, rows(cache.frames(capacity, first)), rows(held))
-    return (reference, past)
-
-
-def stream_step(model: DiT, plan: StreamPlan, params, state: StreamState, drive: Conditions):
-    """Emit one block (Knot Forcing, Algorithm 1, lines 5-20).
-
-    Args:
-      params: parameters of the DiT.
-      drive: conditions of exactly the chunk + knot frames that this block denoises. New words take effect from this
-        block on; the reference and the frames in the ring keep the words that they were encoded with.
+def denoise(model: DiT, plan: StreamPlan, params, state: StreamState, drive: Conditions):
+    """All denoising passes of one step.
 
     Returns:
-      The next state and the clean latents of the block, [B, chunk, H, W, z].
+      The window after its last pass [B, F, H, W, z], and with same-step caches every pass's keys and values of the
+      oldest block, else None.
     """
     batch, _, *latent = state.reference.shape
     dtype = state.reference.dtype
-    contexts = _contexts(plan, state)
+    frame = plan.first_frame(state.block)[:, None] + jnp.arange(plan.span)  # [B, F]
+    valid = (frame >= 0) & (frame < state.end[:, None] + plan.knot.frames)
     position = jnp.broadcast_to(jnp.arange(plan.span, dtype=jnp.int32), (batch, plan.span))
-    knot_valid = jnp.broadcast_to(state.block > 0, (batch,))
+    knot_valid = state.block > 0
+    later, opening = levels(plan, first=False), levels(plan, first=True)
+    opens = state.block == 0  # [B]
 
-    def draw(step):
-        return block_noise(state.key, state.block, step, (plan.span, *latent), dtype)
+    def choose(name):  # [P, ...] of later steps and of block 0 -> [P, B, ...]
+        one, two = (jnp.asarray(getattr(table, name)) for table in (later, opening))
+        which = opens.reshape(batch, *(1,) * (one.ndim - 1))
+        return jnp.where(which, two[:, None], one[:, None])
 
-    def denoise(x, schedule):
-        now, then, step = schedule
-        t = jnp.full((batch, plan.span), now, dtype)
-        x0 = passes.denoise_pass(
-            model, plan, params, x, t, state.reference, state.knot, knot_valid, position, drive, contexts
+    def draw(number, frames):
+        return block_noise(state.key, state.block, number, (frames, *latent), dtype)
+
+    def run(x, now, after, number, index):
+        x0, kv = passes.denoise_pass(
+            model, plan, params, x, now.astype(dtype), state.reference, state.knot, knot_valid, position, drive,
+            contexts(plan, state, index, number), valid,
+        )  # fmt: skip
+        moved = renoise(plan.sampler, x0, x, now, after, draw(number, plan.span))
+        return moved, tuple(a[:, :, : plan.chunk] for a in kv)
+
+    def one(x, schedule):
+        now, after, active, number, index = schedule
+        if plan.first_timesteps is None:
+            x, kv = run(x, now, after, number, index)
+            return x, kv if plan.commit == "same_step" else None
+        moved = jax.lax.cond(jnp.any(active), lambda: run(x, now, after, number, index)[0], lambda: x)
+        return jnp.where(active[:, None, None, None, None], moved, x), None
+
+    fresh = draw(jnp.zeros(batch, jnp.int32), plan.chunk + plan.knot.frames)
+    x = jnp.concatenate([state.window, fresh], 1)
+    tables = [choose(name) for name in ("now", "after", "active", "number")]
+    x, kv = jax.lax.scan(one, x, (*tables, jnp.arange(len(tables[0]), dtype=jnp.int32)))
+    return x, None if kv is None else KeyValues(*kv)
+
+
+def commit(model: DiT, plan: StreamPlan, params, state: StreamState, emitted, heard: Conditions, kv) -> StreamState:
+    """The state after the oldest block has joined the context.
+
+    Args:
+      emitted: [B, chunk, H, W, z].
+      heard: the conditions of these frames.
+      kv: keys and values of same-step caches, or None.
+    """
+    batch = len(state.block)
+    first = plan.first_frame(state.block)
+    frame = first[:, None] + jnp.arange(plan.chunk)  # [B, chunk]
+    valid = (frame >= 0) & (frame < state.end[:, None])
+    if plan.commit == "none":
+        return state
+    if kv is None:
+        number = jnp.zeros(batch, jnp.int32)
+        past = contexts(plan, state, jnp.zeros((), jnp.int32), number, commit=True)
+        position = jnp.broadcast_to(jnp.arange(plan.chunk, dtype=jnp.int32), (batch, plan.chunk))
+        k, v = passes.commit_pass(model, plan, params, emitted, state.reference, position, heard, past, valid)
+        kv = KeyValues(k[None], v[None])
+    changes = {}
+    if plan.anchor.source == "stream":
+        opens = (frame[:, -1] == plan.chunk - 1 - plan.missing)[None, None, :, None, None, None, None]
+        own = slice(plan.missing, plan.missing + plan.anchor.frames)
+        changes["anchor"] = state.anchor.map(lambda old, new: jnp.where(opens, new[:, :, :, own], old), kv)
+    if plan.memory.frames:
+        past = cache.newest(state.ring, plan.history, state.written)
+        age = jnp.arange(-plan.history, 0)
+        floor = plan.anchor.frames if plan.anchor.source == "stream" else 0
+        past_valid = first[:, None] + age >= floor
+        changes["memory"], changes["memory_valid"] = memory.update(
+            plan, params, state.memory, state.memory_valid, past, past_valid, kv, valid & (frame >= floor)
         )
-        return add_noise(x0, draw(step), jnp.full((batch, plan.span), then, dtype)), None  # t = 0 adds nothing
+    if plan.recache:
 
-    times = jnp.asarray((*plan.timesteps, 0.0), dtype)
-    steps = jnp.arange(1, len(times), dtype=jnp.int32)
-    x0, _ = jax.lax.scan(denoise, draw(0), (times[:-1], times[1:], steps))
+        def store(held, new):
+            if held is None:
+                return None
+            return jax.lax.dynamic_update_slice_in_dim(held, new, state.written % held.shape[1], axis=1)
 
-    x0 = fuse(plan.knot, x0, state.knot, knot_valid)
-    emitted, knot = x0[:, : plan.chunk], x0[:, plan.chunk :]
+        changes["past"] = Past(
+            store(state.past.latents, emitted),
+            store(state.past.audio, heard.audio),
+            store(state.past.motion, heard.motion),
+        )
+    ring = cache.append(state.ring, kv, state.written)
+    return dataclasses.replace(state, ring=ring, written=state.written + plan.chunk, **changes)
+
+
+def stream_step(model: DiT, plan: StreamPlan, params, state: StreamState, drive: Conditions):
+    """Denoise the window, emit its oldest block and commit it (Knot Forcing, Algorithm 1, lines 5-20).
+
+    Args:
+      params: parameters of the DiT.
+      drive: conditions of exactly the frames `plan.first_frame(step)` .. + `plan.span` - 1; those of frames that do not
+        exist are not used. New words take effect from this step on; the reference and the frames in the ring keep the
+        words that they were encoded with (see `streaming.switch`).
+
+    Returns:
+      The next state and the clean latents of the oldest block, [B, chunk, H, W, z]. Which of them are frames of the
+      stream follows from the number of the step (`plan.emitted`): in a first block shorter than the others, its end.
+    """
+    x, kv = denoise(model, plan, params, state, drive)
+    emitted, rest = x[:, : plan.chunk], x[:, plan.chunk :]
+    if plan.knot.frames:
+        emitted = fuse(plan.knot, emitted, state.knot, state.block > 0)
     heard = Conditions(drive.text, *(a if a is None else a[:, : plan.chunk] for a in (drive.audio, drive.motion)))
-    k, v = passes.commit_pass(model, plan, params, emitted, state.reference, position[:, : plan.chunk], heard, contexts)
-    ring = cache.append(state.ring, k, v, state.block * plan.chunk)
-    return dataclasses.replace(state, block=state.block + 1, ring=ring, knot=knot), emitted
+    state = commit(model, plan, params, state, emitted, heard, kv)
+    name = "knot" if plan.blocks == 1 else "window"
+    return dataclasses.replace(state, block=state.block + 1, **{name: rest}), emitted
 
 
 @partial(jax.jit, static_argnums=(0, 1))
