@@ -52,7 +52,7 @@ class MemoryPolicy:
     """
 
     frames: int = 0  # m; 0: no memory
-    axis: str = "time"  # "time" joins one place over `ratio` frames, "token" `ratio` tokens in raster order (public code)
+    axis: str = "time"  # "time": one place over `ratio` frames; "token": `ratio` tokens in raster order (public code)
     key_weights_for_values: bool = False  # public code compresses values with the weights of the keys
 
 
@@ -67,7 +67,7 @@ class StreamPlan:
     chunk: int = 3  # c, latent frames emitted per step
     first_chunk: int | None = None  # frames of block 0 when it is shorter than the others
     blocks: int = 1  # W, blocks denoised together; the older ones are nearer to clean
-    timesteps: tuple[float, ...] = (1000.0, 937.5, 2500.0 / 3.0, 625.0)  # diffusion time of every pass that a frame gets
+    timesteps: tuple[float, ...] = (1000.0, 937.5, 2500.0 / 3.0, 625.0)  # diffusion time of each pass of a frame
     first_timesteps: tuple[float, ...] | None = None  # those of block 0 when it gets others
     sampler: str = "renoise"  # "renoise": to the next time with fresh noise; "euler": along the predicted velocity
     history: int = 3  # past frames that a step may look at besides anchor and memory
@@ -206,6 +206,8 @@ def _check_combinations(plan: StreamPlan) -> None:
     if m.frames < 0 or (m.frames and (m.frames + plan.chunk) % m.frames):
         raise ValueError(f"memory.frames {m.frames}: must divide memory and chunk together, {m.frames + plan.chunk}")
     if m.frames > plan.chunk or (m.frames and (plan.commit == "none" or plan.commit_history is not None)):
-        raise ValueError(f"memory.frames {m.frames}: takes at most one chunk ({plan.chunk}), committed as it is denoised")
+        raise ValueError(
+            f"memory.frames {m.frames}: takes at most one chunk ({plan.chunk}), committed as it is denoised"
+        )
     if plan.recache and plan.commit != "clean":
         raise ValueError(f"recache: encodes the past at t = 0, but commit is {plan.commit!r}")

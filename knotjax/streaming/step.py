@@ -49,7 +49,8 @@ def contexts(plan: StreamPlan, state: StreamState, at, step, *, commit: bool = F
         )
     exists = jnp.ones(batch, bool) if policy.source == "reference" else first > 0
     if commit and policy.commit_absolute:
-        place = anchor.positions(dataclasses.replace(plan, anchor=dataclasses.replace(policy, place="absolute")), first, seen)
+        absolute = dataclasses.replace(policy, place="absolute")
+        place = anchor.positions(dataclasses.replace(plan, anchor=absolute), first, seen)
         exists = exists & (first + plan.chunk <= policy.commit_absolute)
     else:
         place = anchor.positions(plan, first, seen, key)
@@ -77,6 +78,9 @@ def denoise(model: DiT, plan: StreamPlan, params, state: StreamState, drive: Con
     valid = (frame >= 0) & (frame < state.end[:, None] + plan.knot.frames)
     position = jnp.broadcast_to(jnp.arange(plan.span, dtype=jnp.int32), (batch, plan.span))
     knot_valid = state.block > 0
+    start = jnp.zeros((), jnp.int32)
+    varies = plan.commit == "same_step" or plan.anchor.place == "drawn"  # from pass to pass
+    steady = () if varies else contexts(plan, state, start, jnp.zeros(batch, jnp.int32))
     later, opening = levels(plan, first=False), levels(plan, first=True)
     opens = state.block == 0  # [B]
 
@@ -91,7 +95,7 @@ def denoise(model: DiT, plan: StreamPlan, params, state: StreamState, drive: Con
     def run(x, now, after, number, index):
         x0, kv = passes.denoise_pass(
             model, plan, params, x, now.astype(dtype), state.reference, state.knot, knot_valid, position, drive,
-            contexts(plan, state, index, number), valid,
+            contexts(plan, state, index, number) if varies else steady, valid,
         )  # fmt: skip
         moved = renoise(plan.sampler, x0, x, now, after, draw(number, plan.span))
         return moved, tuple(a[:, :, : plan.chunk] for a in kv)
@@ -174,9 +178,9 @@ def stream_step(model: DiT, plan: StreamPlan, params, state: StreamState, drive:
       stream follows from the number of the step (`plan.emitted`): in a first block shorter than the others, its end.
     """
     x, kv = denoise(model, plan, params, state, drive)
-    emitted, rest = x[:, : plan.chunk], x[:, plan.chunk :]
     if plan.knot.frames:
-        emitted = fuse(plan.knot, emitted, state.knot, state.block > 0)
+        x = fuse(plan.knot, x, state.knot, state.block > 0)
+    emitted, rest = x[:, : plan.chunk], x[:, plan.chunk :]
     heard = Conditions(drive.text, *(a if a is None else a[:, : plan.chunk] for a in (drive.audio, drive.motion)))
     state = commit(model, plan, params, state, emitted, heard, kv)
     name = "knot" if plan.blocks == 1 else "window"

@@ -41,7 +41,7 @@ def stream_flow(model: DiT, plan: StreamPlan, config: FlowConfig, params, batch,
       The loss and a dict of scalars.
     """
     if plan.history != plan.chunk:
-        raise ValueError(f"window {plan.window}: this objective needs a history of one chunk ({plan.chunk} frames)")
+        raise ValueError(f"history {plan.history}: this objective needs a history of one chunk ({plan.chunk} frames)")
     latents, reference = batch["latents"], batch["reference"]
     size, total = latents.shape[:2]
     c, span, k = plan.chunk, plan.span, plan.knot.frames
@@ -107,7 +107,7 @@ def stream_flow(model: DiT, plan: StreamPlan, config: FlowConfig, params, batch,
     drive = Conditions(spread(text), chunked(batch["audio"]), chunked(batch["motion"]))
     position = jnp.broadcast_to(jnp.arange(span, dtype=jnp.int32), t.shape)
     knot = chunked(seen)[:, :k]
-    x0 = passes.denoise_pass(model, plan, params, x, t, spread(reference), knot, has_knot, position, drive, contexts)
+    x0, _ = passes.denoise_pass(model, plan, params, x, t, spread(reference), knot, has_knot, position, drive, contexts)
     error = jnp.mean(jnp.square(x0 - target), (1, 2, 3, 4))
     loss = jnp.mean(error / (config.floor + sigma[:, 0]))
     return loss, {"loss": loss, "error": jnp.mean(error), "still": jnp.mean(jnp.square(spread(reference) - target))}

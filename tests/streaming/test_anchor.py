@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from knotjax.streaming import anchor
 from knotjax.streaming.plan import AnchorPolicy
 
-LEAD = jax.jit(jax.vmap(anchor.lead, in_axes=(None, 0, None)), static_argnums=(0, 2))
+AHEAD = jax.jit(jax.vmap(anchor.ahead, in_axes=(None, 0, None)), static_argnums=(0, 2))
 
 
 def by_loop(start, stride, chunk, knot, blocks):
@@ -27,7 +27,8 @@ def test_runs_ahead(start, stride, chunk, knot, blocks):
     knot = min(knot, chunk - 1)
     span, first = chunk + knot, chunk * np.arange(blocks, dtype=np.int32)
     # Not compiled: every example has other static numbers.
-    n = first + np.array([int(anchor.lead(AnchorPolicy(start, stride), np.int32(i), span)) for i in first])
+    policy = AnchorPolicy(start=start, stride=stride)
+    n = first + np.array([int(anchor.ahead(policy, np.int32(i), span)) for i in first])
     assert np.all(n > first + span - 1), "strictly ahead of every denoised frame"
     assert np.all((n - start) % stride == 0) and np.all(n >= start)
     smaller = n - stride
@@ -38,7 +39,7 @@ def test_runs_ahead(start, stride, chunk, knot, blocks):
 def test_far_into_a_stream():
     """After years at 25 frames per second the position is still exact, and only the small lead enters any angle."""
     first = np.int32(2**31 - 100) - np.arange(0, 30, 3, dtype=np.int32)
-    leads = np.asarray(LEAD(AnchorPolicy(8, 4), first, 4))
+    leads = np.asarray(AHEAD(AnchorPolicy(start=8, stride=4), first, 4))
     assert leads.dtype == np.int32
     for i, lead in zip(first.tolist(), leads.tolist()):
         n = i + lead

@@ -20,7 +20,7 @@ def test_only_the_first_frames_of_running_streams_change():
 def test_half_weight_is_the_average_of_equation_5():
     rng = np.random.default_rng(1)
     x0, knot = normal(rng, (1, 4, 2, 2, 3)), normal(rng, (1, 1, 2, 2, 3))
-    fused = np.asarray(fuse(KnotPolicy(), x0, knot, jnp.array([True])))
+    fused = np.asarray(fuse(KnotPolicy(1), x0, knot, jnp.array([True])))
     np.testing.assert_allclose(fused[:, :1], (knot + x0[:, :1]) / 2.0, atol=1e-6)
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from knotjax.streaming.noise import add_noise, block_noise, to_x0
+from knotjax.streaming.noise import add_noise, block_noise, renoise, to_x0
 from tests.helpers import normal
 
 
@@ -29,14 +29,30 @@ def test_noise_depends_on_key_block_and_pass_alone():
     def drawn(key, block, step):
         return block_noise(key, block, step, shape, jnp.float32)
 
-    three = np.asarray(drawn(keys, 6, 2))
+    def three_at(key, block, step):
+        return np.asarray(drawn(key, jnp.full(3, block), jnp.full(3, step)))
+
+    three = three_at(keys, 6, 2)
     for i in range(3):
         expected = jax.random.normal(jax.random.fold_in(jax.random.fold_in(keys[i], 6), 2), shape, jnp.float32)
         np.testing.assert_array_equal(three[i], expected)
-    swapped = np.asarray(drawn(keys[::-1], 6, 2))
+    swapped = three_at(keys[::-1], 6, 2)
     np.testing.assert_array_equal(swapped[::-1], three)
     draws = [three[0], three[1]]
-    draws += [np.asarray(drawn(keys, block, step))[0] for block, step in ((7, 2), (6, 3), (2, 6))]
+    draws += [three_at(keys, block, step)[0] for block, step in ((7, 2), (6, 3), (2, 6))]
     for i, a in enumerate(draws):
         for b in draws[i + 1 :]:
             assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.5
+    mixed = np.asarray(drawn(keys, jnp.array([6, 7, 6]), jnp.array([2, 2, 3])))
+    np.testing.assert_array_equal(mixed[0], three[0])
+    np.testing.assert_array_equal(mixed[1], three_at(keys, 7, 2)[1])
+    np.testing.assert_array_equal(mixed[2], three_at(keys, 6, 3)[2])
+
+
+def test_euler_follows_the_line_and_renoising_forgets_it():
+    rng = np.random.default_rng(2)
+    x0, eps, fresh = (normal(rng, (1, 2, 2, 2, 3)) for _ in range(3))
+    t, after = jnp.array([[1000.0, 500.0]]), jnp.array([[400.0, 0.0]])
+    x = add_noise(x0, eps, t)
+    np.testing.assert_allclose(renoise("euler", x0, x, t, after, fresh), add_noise(x0, eps, after), atol=1e-6)
+    np.testing.assert_allclose(renoise("renoise", x0, x, t, after, fresh), add_noise(x0, fresh, after), atol=1e-6)

@@ -38,10 +38,10 @@ class Case:
     def plan(self) -> StreamPlan:
         return StreamPlan(
             chunk=self.c,
-            window=self.L,
+            history=self.L - self.c,
             timesteps=self.t,
             knot=KnotPolicy(self.k, self.weight),
-            anchor=AnchorPolicy(self.n0, self.s),
+            anchor=AnchorPolicy(start=self.n0, stride=self.s),
             given_reference=self.given_reference,
         )
 

@@ -12,14 +12,14 @@ from knotjax.streaming.plan import AnchorPolicy, KnotPolicy, StreamPlan
 INVALID = [
     (dict(chunk=0), r"chunk 0: .*at least one"),
     (dict(chunk=-3), r"chunk -3: .*at least one"),
-    (dict(window=2), r"window 2: .*chunk of 3"),
+    (dict(history=-1), r"history -1: .*at least 0"),
     (dict(knot=KnotPolicy(3)), r"knot\.frames 3: .*below chunk 3"),
     (dict(knot=KnotPolicy(-1)), r"knot\.frames -1: .*at least 0"),
     (dict(knot=KnotPolicy(1, 1.5)), r"knot\.weight 1\.5: .*between 0 and 1"),
     (dict(knot=KnotPolicy(1, -0.1)), r"knot\.weight -0\.1: .*between 0 and 1"),
     (dict(knot=KnotPolicy(1, float("nan"))), r"knot\.weight nan: .*between 0 and 1"),
-    (dict(anchor=AnchorPolicy(8, 0)), r"anchor .*stride=0.*stride must be at least 1"),
-    (dict(anchor=AnchorPolicy(-1, 4)), r"anchor .*start=-1.*start at least 0"),
+    (dict(anchor=AnchorPolicy(start=8, stride=0)), r"anchor .*stride=0.*stride must be at least 1"),
+    (dict(anchor=AnchorPolicy(start=-1, stride=4)), r"anchor .*start=-1.*start at least 0"),
     (dict(timesteps=()), r"timesteps \(\): .*1000"),
     (dict(timesteps=(1000.0, 0.0)), r"timesteps .*0 excluded"),
     (dict(timesteps=(1000.5, 500.0)), r"timesteps .*1000\.5.*1000"),
@@ -39,21 +39,20 @@ def test_invalid_plan(change, message):
 
 def test_valid_extremes():
     for change in (
-        dict(chunk=1, window=1, knot=KnotPolicy(0)),
-        dict(window=3),
+        dict(chunk=1, history=0, knot=KnotPolicy(0)),
+        dict(history=0),
         dict(knot=KnotPolicy(2, 0.0)),
         dict(knot=KnotPolicy(0, 1.0)),
-        dict(anchor=AnchorPolicy(0, 1)),
+        dict(anchor=AnchorPolicy(start=0, stride=1)),
         dict(timesteps=(0.5,)),
     ):
         plan = StreamPlan(**change)
         assert plan.span == plan.chunk + plan.knot.frames
-        assert plan.history == plan.window - plan.chunk
 
 
 def test_paper_numbers():
     plan = METHODS["knot_forcing"]()
-    assert (plan.chunk, plan.window, plan.knot.frames, plan.knot.weight) == (3, 6, 1, 0.5)
+    assert (plan.chunk, plan.history, plan.knot.frames, plan.knot.weight) == (3, 3, 1, 0.5)
     assert (plan.span, plan.history, len(plan.timesteps)) == (4, 3, 4)
     assert plan.given_reference is False
     np.testing.assert_allclose(plan.timesteps, StreamPlan().timesteps, rtol=1e-12)

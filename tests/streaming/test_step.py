@@ -11,6 +11,7 @@ from knotjax.models import rope
 from knotjax.models.dit import Context, undriven
 from knotjax.streaming import anchor, cache
 from knotjax.streaming.methods import knot_forcing
+from knotjax.streaming.state import ring_valid
 from knotjax.streaming.step import jit_init, jit_step
 from tests.helpers import GRID, normal, precision, random_conditions, random_params, relative, tiny
 
@@ -51,7 +52,7 @@ def test_sixty_steps_compile_once_in_constant_memory():
         emitted.append(np.asarray(block))
         assert layout(state) == before
         assert jit_step._cache_size() == compiled + 1
-    assert int(state.block) == 60
+    assert state.block.tolist() == [60]
     assert np.all(np.isfinite(emitted)) and emitted[0].shape == (1, PLAN.chunk, *GRID, MODEL.config.latent_channels)
     assert min(relative(a, b) for a, b in itertools.pairwise(emitted)) > 0.1, "every block has noise of its own"
 
@@ -109,12 +110,12 @@ def test_slots_without_a_frame_are_never_seen():
         state = start(params, reference, drive, keys)
         for _ in range(blocks):
             state, _ = jit_step(MODEL, PLAN, params, state, drive)
-        held = cache.valid(state.ring.k.shape[2], PLAN.history, state.block * PLAN.chunk)
+        held = ring_valid(PLAN, state, PLAN.history)[0]
         assert int(jnp.sum(held)) == min(5, 3 * blocks)
 
         def spoil(ring, where):
-            at = where[None, None, :, None, None, None]
-            return cache.Ring(jnp.where(at, 9.0, ring.k), jnp.where(at, -9.0, ring.v))
+            at = where[None, None, None, :, None, None, None]
+            return cache.KeyValues(jnp.where(at, 9.0, ring.k), jnp.where(at, -9.0, ring.v))
 
         clean, dirty, wrong = (jax.tree.map(jnp.copy, state) for _ in range(3))
         dirty = dataclasses.replace(dirty, ring=spoil(dirty.ring, ~held))
@@ -139,15 +140,15 @@ def test_turning_the_reference_equals_encoding_it_where_it_stands():
             return MODEL.apply({"params": params}, reference, reference, zero, zero, n, conditions)[1]
 
         def turned(k, n):
-            return rope.rotate(k[0], rope.angles(n, columns, MODEL.config.head_dim, dtype))
+            return rope.rotate(k, rope.angles(n, columns, MODEL.config.head_dim, dtype))
 
         errors, outputs = [], []
         for _ in range(4):
-            first = int(state.block) * PLAN.chunk
-            n = jnp.full((1, 1), first + int(anchor.lead(PLAN.anchor, first, PLAN.span)), jnp.int32)
+            first = int(state.block[0]) * PLAN.chunk
+            n = jnp.full((1, 1), first + int(anchor.ahead(PLAN.anchor, first, PLAN.span)), jnp.int32)
             k, v = encode(n)
-            errors += [relative(turned(stored.k, n), turned(k, n)), relative(stored.v, v)]
-            copy = dataclasses.replace(jax.tree.map(jnp.copy, state), anchor=cache.Ring(k, v))
+            errors += [relative(turned(stored.k[0, 0], n), turned(k[0], n)), relative(stored.v[0], v)]
+            copy = dataclasses.replace(jax.tree.map(jnp.copy, state), anchor=cache.KeyValues(k[None], v[None]))
             _, encoded = jit_step(MODEL, PLAN, params, copy, drive)
             state, kept = jit_step(MODEL, PLAN, params, state, drive)
             outputs.append(relative(kept, encoded))

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from knotjax.streaming import cache
 from knotjax.streaming import step as engine
 from knotjax.streaming.methods import knot_forcing
+from knotjax.streaming.state import ring_valid
 from tests.helpers import GRID, UNDRIVEN, normal, random_conditions, random_params, tiny
 
 TABLE = {
@@ -76,7 +76,7 @@ def run(blocks):
     real_denoise, real_fuse, real_commit = passes.denoise_pass, engine.fuse, passes.commit_pass
 
     def denoise(*args):
-        *_, knot, knot_valid, position, _, contexts = args
+        *_, knot, knot_valid, position, _, contexts, _ = args
         seen["denoise"] = Denoise(knot, knot_valid, position, contexts)
         return real_denoise(*args)
 
@@ -86,7 +86,7 @@ def run(blocks):
         return result
 
     def commit(*args):
-        _, _, _, x0, _, position, _, contexts = args
+        _, _, _, x0, _, position, _, contexts, _ = args
         k, v = real_commit(*args)
         seen["commit"] = Commit(x0, position, contexts, k, v)
         return k, v
@@ -103,7 +103,7 @@ def run(blocks):
         monkeypatch.setattr(passes, "commit_pass", commit)
         for _ in range(blocks):
             *records, state, emitted = step(params, state)
-            yield *records, state, emitted
+            yield *records, state, emitted, int(np.sum(ring_valid(plan, state, plan.history)))
 
 
 def name_slots(known, k, v):
@@ -120,7 +120,9 @@ def test_worked_example():
     actual = {name: [] for name in TABLE}
     kv, predictions = {}, {}  # frame number -> what the engine computed for it
     number = 0  # emitted frames so far
-    for denoise, fuse, commit, state, emitted in run(blocks=4):
+    counts = []  # frames in the ring after each block
+    for denoise, fuse, commit, state, emitted, held_after in run(blocks=4):
+        counts.append(held_after)
         reference, past = denoise.contexts
         # Relative positions become absolute by adding the number of frames emitted so far.
         actual["reference"].append(number + int(reference.position[0, 0]))
@@ -154,14 +156,13 @@ def test_worked_example():
             np.testing.assert_array_equal(a, b)
         actual["commit_keys"].append(valid + commit.position.shape[1])
         kv.update({f: (np.asarray(commit.k[:, :, j]), np.asarray(commit.v[:, :, j])) for j, f in enumerate(out)})
-        actual["ring"].append(sorted(f for f in name_slots(kv, state.ring.k, state.ring.v) if f is not None))
+        actual["ring"].append(sorted(f for f in name_slots(kv, state.ring.k[0], state.ring.v[0]) if f is not None))
         number += emitted.shape[1]
-        assert int(state.block) * 3 == number
+        assert int(state.block[0]) * 3 == number
     for name, rows in actual.items():
         print(f"{name:12s}", rows)
         assert rows == TABLE[name], name
     assert [f for frames in actual["emitted"] for f in frames] == list(range(12)), "every frame is emitted once"
     leads = [n - frames[-1] for n, frames in zip(actual["reference"], actual["denoised"])]
     assert leads == [5, 2, 3, 4]
-    held = cache.valid(state.ring.k.shape[2], 3, number)
-    assert int(np.sum(held)) == 3
+    assert counts == [3, 3, 3, 3]

@@ -51,7 +51,7 @@ def test_contexts_are_those_of_the_stream(setup, monkeypatch):
 
     def capture(model, plan, params, x, t, reference, knot, knot_valid, position, conditions, contexts):
         seen.update(knot=knot, knot_valid=knot_valid, position=position, conditions=conditions, contexts=contexts)
-        return x
+        return x, None
 
     monkeypatch.setattr(objectives.passes, "denoise_pass", capture)
     stream_flow(model, PLAN, EXACT, params, batch, text, jax.random.key(1))
@@ -59,7 +59,7 @@ def test_contexts_are_those_of_the_stream(setup, monkeypatch):
 
     state = step.init_stream(model, PLAN, params, batch["reference"], text, jax.random.split(jax.random.key(2), 2))
     for chunk in range(3):
-        contexts = step._contexts(PLAN, state)
+        contexts = step.contexts(PLAN, state, jnp.zeros((), jnp.int32), jnp.zeros(2, jnp.int32))
         for mine, theirs in zip(seen["contexts"], contexts, strict=True):
             rows = slice(chunk, None, 3)  # rows are samples x chunks
             np.testing.assert_array_equal(mine.valid[rows], theirs.valid)
@@ -77,8 +77,8 @@ def test_contexts_are_those_of_the_stream(setup, monkeypatch):
         here = jnp.broadcast_to(jnp.arange(3), (2, 3))
         heard = Conditions(text, batch["audio"][:, first : first + 3], batch["motion"][:, first : first + 3])
         k, v = passes.commit_pass(model, PLAN, params, emitted, batch["reference"], here, heard, contexts)
-        ring = cache.append(state.ring, k, v, first)
-        state = dataclasses.replace(state, ring=ring, block=state.block + 1)
+        ring = cache.append(state.ring, cache.KeyValues(k[None], v[None]), state.written)
+        state = dataclasses.replace(state, ring=ring, written=state.written + 3, block=state.block + 1)
 
 
 def test_loss_is_the_weighted_error(setup, monkeypatch):
@@ -89,7 +89,7 @@ def test_loss_is_the_weighted_error(setup, monkeypatch):
     def off(model, plan, params, x, t, *rest):
         times["sigma"] = t[:, 0] / 1000.0
         target = jnp.stack([batch["latents"][:, 3 * i : 3 * i + 4] for i in range(3)], 1)
-        return target.reshape(x.shape) + 0.5
+        return target.reshape(x.shape) + 0.5, None
 
     monkeypatch.setattr(objectives.passes, "denoise_pass", off)
     loss, scalars = stream_flow(model, PLAN, EXACT, params, batch, text, jax.random.key(1))
@@ -111,5 +111,5 @@ def test_gradient_reaches_every_input(setup, name):
 
 def test_window_must_hold_one_chunk(setup):
     model, params, batch, text = setup
-    with pytest.raises(ValueError, match="window 9"):
+    with pytest.raises(ValueError, match="history 6"):
         stream_flow(model, knot_forcing(window=9), EXACT, params, batch, text, jax.random.key(1))
