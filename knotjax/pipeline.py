@@ -1,6 +1,7 @@
 """From a picture and a sound to a video: the room that knows all others."""
 
 import dataclasses
+import inspect
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -99,14 +100,21 @@ class Animator:
     def plan(self, method: str | None = None) -> StreamPlan:
         """The streaming plan of a method, with the values that this model was trained for.
 
+        A method that it was not trained for keeps its own numbers, but for the noise shift and what `given` holds.
+
         Raises:
           InputError: no such method.
         """
         method = method or self.model.method
         if method not in METHODS:
             raise InputError(f"method {method!r}: unknown; use one of {', '.join(METHODS)}")
+        known = self.model.plan if method == self.model.method else {}
+        accepted = inspect.signature(METHODS[method]).parameters
+        for name in ("shift", "given_reference"):
+            if name in self.model.plan and (name in accepted or "changes" in accepted):
+                known = known | {name: self.model.plan[name]}
         try:
-            return METHODS[method](**self.model.plan)
+            return METHODS[method](**known)
         except TypeError as error:
             raise InputError(f"method {method!r}: these weights were made for another version ({error})") from error
 
@@ -148,18 +156,23 @@ class Animator:
         key = jax.random.split(jax.random.key(seed), 1)
         pixels = _open(codec, params["codec"], picture)
         state = jit_init(denoiser, plan, params["dit"], pixels.portrait[:, None], text, key)
+        total = drive.latent_count(frames)
+        state = dataclasses.replace(state, end=jnp.full(1, total, jnp.int32))
         heard = frames + drive.STRIDE * plan.span + speech.CONTEXT  # the last block looks ahead too
         rows = speech.speech_rows(wave, min(heard, len(wave) // speech.FRAME + 2))
-        left, first = frames, 0
-        while left > 0:
+        left = frames
+        for step in range(plan.steps(total)):
+            first = plan.first_frame(step)
             audio = speech.speech_windows(rows, first, plan.span)[None]
             moves = motion.motion_windows(channels, present, first, plan.span)[None]
             state, latents = jit_step(denoiser, plan, params["dit"], state, Conditions(text, audio, moves))
-            pixels, block = _decode(codec, params["codec"], pixels, latents)
-            block = np.asarray(block[0])[drive.STRIDE - 1 if first == 0 else 0 :][:left]
+            emitted = plan.emitted(step)
+            if not emitted:
+                continue
+            pixels, block = _decode(codec, params["codec"], pixels, latents[:, plan.chunk - len(emitted) :])
+            block = np.asarray(block[0])[drive.STRIDE - 1 if emitted.start == 0 else 0 :][:left]
             yield block
             left -= len(block)
-            first += plan.chunk
 
     def reconstruct(self, video: np.ndarray) -> np.ndarray:
         """What the codec keeps of a video uint8 [T, size, size, 3] whose first frame is the portrait."""
@@ -227,12 +240,15 @@ class Animator:
             raise InputError(str(error)) from error
 
         notes = []
+        if method not in (None, self.model.method):
+            notes.append(f"these weights were trained for {self.model.method}, not for {method}: expect less of them")
         quality = self.reconstruction_db(picture)
         if quality < HARD_PORTRAIT_DB:
             notes.append(f"this portrait is hard for the model: its codec moves it at only {quality:.1f} dB")
         with VideoWriter(output, size=self.size, overwrite=overwrite) as writer:
             began = time.perf_counter()
-            warm = self.stream(picture, wave[:0], 2 * plan.span * drive.STRIDE, plan=plan)
+            compiled_by = drive.pixel_count(2 * plan.chunk)  # a first block and one like all others
+            warm = self.stream(picture, wave[:0], compiled_by, plan=plan)
             for _ in warm:
                 pass
             compiled = time.perf_counter() - began
