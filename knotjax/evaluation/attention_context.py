@@ -1,0 +1,160 @@
+"""What every emitted latent frame looked at, how much that changes from one to the next, and which frames mattered.
+
+Knot Forcing (arXiv 2512.21734) shows both, in Fig. 3 (IoU of the attention contexts of neighbouring frames) and Fig. 5
+(contribution of each context frame), and gives the measures in words only. The definitions here are reconstructed.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from knotjax.streaming.plan import StreamPlan
+
+REFERENCE = -1  # stands for the reference among key frames, wherever its position is
+
+
+def block_context(plan: StreamPlan, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """Latent frames that one block denoises together, and the keys that each of them sees.
+
+    Returns:
+      int [F] numbers of the denoised frames, and int [K] of the keys in rising order: the reference, the past, and the
+      denoised frames.
+    """
+    first = block * plan.chunk
+    denoised = np.arange(first, first + plan.span)
+    past = np.arange(max(first - plan.history, 0), first)
+    return denoised, np.concatenate([[REFERENCE], past, denoised])
+
+
+def visible(plan: StreamPlan, blocks: int) -> list[tuple[int, np.ndarray]]:
+    """Every denoised frame with its context, over the first blocks of a stream.
+
+    A knot frame stands in the list twice, once for each block that denoises it. The knot of the last block is left out,
+    because the block that emits it is not there.
+
+    Returns:
+      Pairs of a frame number and its key frames, int [K], block by block.
+    """
+    rows = []
+    for block in range(blocks):
+        denoised, keys = block_context(plan, block)
+        rows += [(int(frame), keys) for frame in denoised if frame < blocks * plan.chunk]
+    return rows
+
+
+def emitted_context(rows: Iterable[tuple[int, np.ndarray]]) -> list[np.ndarray]:
+    """The context of every emitted frame, in the order of frames.
+
+    A knot frame is the average of what two blocks predict, so it has seen what either of them sees: the union.
+    (`dict(rows)` instead keeps the block that emits the frame, and with it the bare attention mask.)
+    """
+    seen: dict[int, np.ndarray] = {}
+    for frame, keys in rows:
+        seen[frame] = np.union1d(seen.get(frame, keys), keys)
+    return [seen[frame] for frame in sorted(seen)]
+
+
+def context_iou(sets: Iterable[Sequence[int] | np.ndarray]) -> np.ndarray:
+    """Intersection over union of the contexts of neighbouring frames (Fig. 3, reconstructed).
+
+    Args:
+      sets: key frames of T frames in order, `REFERENCE` among them. Frames count, not tokens.
+
+    Returns:
+      float64 [T - 1]; 1 where a frame sees what the frame before it saw.
+
+    Raises:
+      ValueError: there are fewer than two sets, or one is empty.
+    """
+    sets = [np.unique(np.asarray(keys, np.int64)) for keys in sets]
+    names = np.unique(np.concatenate(sets)) if sets else np.zeros(0, np.int64)
+    return weighted_iou(np.stack([np.isin(names, keys) for keys in sets]) if sets else np.zeros((0, 0)))
+
+
+def weighted_iou(weights: np.ndarray) -> np.ndarray:
+    """`context_iou` of contexts with weights: the sum of the smaller over the sum of the larger weights.
+
+    Args:
+      weights: [T, K], at least 0: how much each of T frames attends to each of K key frames.
+
+    Returns:
+      float64 [T - 1].
+
+    Raises:
+      ValueError: there are fewer than two rows, a weight is negative or not a number, or a row is all zero.
+    """
+    weights = np.asarray(weights, np.float64)
+    if len(weights) < 2:
+        raise ValueError(f"{len(weights)} contexts have no neighbours: give at least 2")
+    if not np.all(weights >= 0) or not np.all(weights.any(1)):
+        raise ValueError("a context is empty or has a negative weight: give every frame something to look at")
+    before, after = weights[:-1], weights[1:]
+    return np.minimum(before, after).sum(1) / np.maximum(before, after).sum(1)
+
+
+def contribution(weights: np.ndarray, values: np.ndarray, key_frames: np.ndarray) -> dict[int, float]:
+    """How much the attention output of one frame changes without each of its key frames (Fig. 5).
+
+    The paper's score is the L2 norm of the change over the L2 norm of the output. Reconstructed: a frame is taken away
+    by leaving its keys out of the softmax, so the other weights grow to sum to 1; both norms run over all queries and
+    heads. A query without weight on any other frame has output 0 then.
+
+    Args:
+      weights: [..., Q, K], softmax weights of the queries of one frame; rows sum to 1. `...` may be heads.
+      values: [..., K, D].
+      key_frames: int [K], the frame of each key, such as its number minus that of the query's frame.
+
+    Returns:
+      Scores by key frame, in rising order.
+
+    Raises:
+      ValueError: the shapes do not belong together, or the output is zero.
+    """
+    weights, values, key_frames = (
+        np.asarray(weights, np.float64),
+        np.asarray(values, np.float64),
+        np.asarray(key_frames),
+    )
+    if key_frames.shape != weights.shape[-1:] or values.shape[:-1] != (*weights.shape[:-2], weights.shape[-1]):
+        shapes = [list(array.shape) for array in (weights, values, key_frames)]
+        raise ValueError(f"weights, values, key_frames are {shapes}: give [..., Q, K], [..., K, D] and [K]")
+    output = weights @ values
+    size = np.linalg.norm(output)
+    if not size:
+        raise ValueError("the attention output is zero: nothing contributes to it")
+    scores = {}
+    for frame in np.unique(key_frames):
+        kept = weights * (key_frames != frame)
+        mass = kept.sum(-1, keepdims=True)
+        kept = np.divide(kept, mass, out=np.zeros_like(kept), where=mass > 0)
+        scores[int(frame)] = float(np.linalg.norm(kept @ values - output) / size)
+    return scores
+
+
+def plot_context_iou(path: str | Path, series: Mapping[str, np.ndarray]) -> None:
+    """Draw the IoU of every latent frame's context with that of the frame before into a picture file.
+
+    Needs matplotlib (extra `evaluate`). The kind of file follows the ending of `path` (.png, .svg, .pdf).
+
+    Args:
+      series: method to `context_iou`, [T - 1], a line each; the first value stands at latent frame 1.
+
+    Raises:
+      ValueError: there is no series, or one is empty.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if not series or not all(len(values) for values in series.values()):
+        raise ValueError("a method without values: give every method the contexts of at least 2 frames")
+    figure = Figure((9, 2.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for name, values in series.items():
+        axes.plot(np.arange(1, len(values) + 1), values, linewidth=1.2, marker=".", label=name)
+    axes.set(xlabel="latent frame", ylabel="context IoU", ylim=(-0.05, 1.05))
+    axes.set_xlim(0, max(len(values) for values in series.values()) + 1)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(loc="lower right", ncols=2, frameon=False)
+    figure.savefig(path, dpi=120)
