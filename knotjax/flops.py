@@ -64,8 +64,8 @@ def count(function: Callable, *args, branches: str = "largest") -> Flops:
 
     Args:
       args: arrays or `jax.ShapeDtypeStruct`s, or trees of them.
-      branches: of a `cond` or `switch`, count the "largest" branch (an upper bound of what runs) or "all" (what runs
-        where the branches are computed together and selected from).
+      branches: of a `cond` or `switch`, count the "largest" branch (an upper bound of what runs), the "smallest" (a
+        lower bound) or "all" (what runs where the branches are computed together and selected from).
 
     Raises:
       ValueError: the program holds a `while` whose trips are not known before it runs, a complex number, or a
@@ -84,8 +84,8 @@ def tally(program: ClosedJaxpr, measure: Callable[[JaxprEqn], Counter], branches
     Raises:
       ValueError: how often a loop or another primitive runs its body is not known, or `branches` is another word.
     """
-    if branches not in ("largest", "all"):
-        raise ValueError(f"branches {branches!r}: must be 'largest' or 'all'")
+    if branches not in ("largest", "smallest", "all"):
+        raise ValueError(f"branches {branches!r}: must be 'largest', 'smallest' or 'all'")
     return _tally(program.jaxpr, measure, branches)
 
 
@@ -104,7 +104,8 @@ def _tally(jaxpr: Jaxpr, measure, branches: str) -> Counter:
                 total += _times(body, trips) + _times(condition, trips + 1)
         elif name == "cond":
             costs = [_inner(branch, measure, branches) for branch in params["branches"]]
-            total += sum(costs, Counter()) if branches == "all" else max(costs, key=Counter.total)
+            choose = {"largest": max, "smallest": min}.get(branches)
+            total += choose(costs, key=Counter.total) if choose else sum(costs, Counter())
         elif name not in _RULE and _holds_programs(params):
             raise ValueError(f"{name}: how often it runs its inner program is not known; count that on its own")
         else:

@@ -15,16 +15,19 @@ REFERENCE = -1  # stands for the reference among key frames, wherever its positi
 
 
 def block_context(plan: StreamPlan, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """Latent frames that one block denoises together, and the keys that each of them sees.
+    """Latent frames that one step denoises together, and the frames that each of them sees (compressed ones left out).
 
     Returns:
       int [F] numbers of the denoised frames, and int [K] of the keys in rising order: the reference, the past, and the
       denoised frames.
     """
-    first = block * plan.chunk
+    first, anchor = plan.first_frame(block), plan.anchor
     denoised = np.arange(first, first + plan.span)
-    past = np.arange(max(first - plan.history, 0), first)
-    return denoised, np.concatenate([[REFERENCE], past, denoised])
+    denoised = denoised[denoised >= 0]
+    sink = anchor.frames if anchor.source == "stream" else 0
+    held = {"reference": [REFERENCE], "none": []}.get(anchor.source, range(sink if first > 0 else 0))
+    past = np.arange(max(first - plan.history, sink), max(first, sink))
+    return denoised, np.concatenate([np.asarray(held, int), past, denoised])
 
 
 def visible(plan: StreamPlan, blocks: int) -> list[tuple[int, np.ndarray]]:
@@ -39,7 +42,7 @@ def visible(plan: StreamPlan, blocks: int) -> list[tuple[int, np.ndarray]]:
     rows = []
     for block in range(blocks):
         denoised, keys = block_context(plan, block)
-        rows += [(int(frame), keys) for frame in denoised if frame < blocks * plan.chunk]
+        rows += [(int(frame), keys) for frame in denoised if frame < plan.first_frame(blocks)]
     return rows
 
 

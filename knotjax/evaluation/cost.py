@@ -26,16 +26,17 @@ class FramePasses(NamedTuple):
         return Fraction(sum(frames * times for frames, times in self.forwards.items()), self.emitted)
 
 
-def frame_passes(model: DiT, step: Callable, *args) -> FramePasses:
+def frame_passes(model: DiT, step: Callable, *args, branches: str = "largest") -> FramePasses:
     """Count the frames that one step sends through the DiT; nothing is computed.
 
     A forward is recognised in the traced program by the matrix product of its patch embedding, whose rows are the
-    tokens that go in. Loops count as often as they run, a `cond` by the branch that sends most. Context frames, of
+    tokens that go in. Loops count as often as they run, a `cond` by one of its branches. Context frames, of
     which only keys and values are read, are no passes. All frames must have the picture size of the emitted ones.
 
     Args:
       step: such as `partial(stream_step, model, plan)`; step(*args) returns a state and latents [B, n, H, W, z].
       args: arrays or `jax.ShapeDtypeStruct`s (see `step_shapes`).
+      branches: "largest": of a `cond`, the branch that sends most; "smallest": what every step sends.
 
     Raises:
       ValueError: no forward of this model is found, or frames of another size go through it.
@@ -56,7 +57,7 @@ def frame_passes(model: DiT, step: Callable, *args) -> FramePasses:
             raise ValueError(f"patches {eqn.invars[0].aval.shape} go in: their frames differ from the emitted ones")
         return Counter({frames: frames})
 
-    passes = tally(program, measure)
+    passes = tally(program, measure, branches)
     if not passes:
         raise ValueError("no forward of this DiT: give its own model, and leave Flax's naming of modules on")
     return FramePasses({frames: total // frames for frames, total in passes.items()}, emitted)

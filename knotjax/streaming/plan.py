@@ -155,6 +155,8 @@ def _check_times(plan: StreamPlan) -> None:
         falling = all(a > b for a, b in zip((1000.1, *times), (*times, 0.0)))
         if not times or not falling or times[0] > 1000.0:
             raise ValueError(f"{name} {times}: must fall strictly inside 1000 .. 0, 0 excluded")
+    if plan.first_timesteps is not None and len(plan.first_timesteps) < len(plan.timesteps):
+        raise ValueError(f"first_timesteps {plan.first_timesteps}: block 0 needs at least {len(plan.timesteps)} passes")
     if len(plan.timesteps) % plan.blocks:
         raise ValueError(f"timesteps: {len(plan.timesteps)} do not divide among {plan.blocks} blocks of the window")
     for name, allowed in (("sampler", ("renoise", "euler")), ("commit", ("clean", "same_step", "none"))):

@@ -82,36 +82,38 @@ def denoise(model: DiT, plan: StreamPlan, params, state: StreamState, drive: Con
     varies = plan.commit == "same_step" or plan.anchor.place == "drawn"  # from pass to pass
     steady = () if varies else contexts(plan, state, start, jnp.zeros(batch, jnp.int32))
     later, opening = levels(plan, first=False), levels(plan, first=True)
+    extra = len(opening.number) - len(later.number)  # passes that block 0 alone gets, before the others
     opens = state.block == 0  # [B]
-
-    def choose(name):  # [P, ...] of later steps and of block 0 -> [P, B, ...]
-        one, two = (jnp.asarray(getattr(table, name)) for table in (later, opening))
-        which = opens.reshape(batch, *(1,) * (one.ndim - 1))
-        return jnp.where(which, two[:, None], one[:, None])
 
     def draw(number, frames):
         return block_noise(state.key, state.block, number, (frames, *latent), dtype)
 
-    def run(x, now, after, number, index):
+    def one(x, schedule):
+        now, after, number, index = schedule
         x0, kv = passes.denoise_pass(
             model, plan, params, x, now.astype(dtype), state.reference, state.knot, knot_valid, position, drive,
             contexts(plan, state, index, number) if varies else steady, valid,
         )  # fmt: skip
         moved = renoise(plan.sampler, x0, x, now, after, draw(number, plan.span))
-        return moved, tuple(a[:, :, : plan.chunk] for a in kv)
+        return moved, tuple(a[:, :, : plan.chunk] for a in kv) if plan.commit == "same_step" else None
 
-    def one(x, schedule):
-        now, after, active, number, index = schedule
-        if plan.first_timesteps is None:
-            x, kv = run(x, now, after, number, index)
-            return x, kv if plan.commit == "same_step" else None
-        moved = jax.lax.cond(jnp.any(active), lambda: run(x, now, after, number, index)[0], lambda: x)
-        return jnp.where(active[:, None, None, None, None], moved, x), None
+    def table(name):  # [P, B, ...], the passes that every step has
+        one, two = (jnp.asarray(getattr(rows, name)) for rows in (later, opening))
+        which = opens.reshape(batch, *(1,) * (one.ndim - 1))
+        return jnp.where(which, two[extra:, None], one[:, None])
+
+    def before(x):
+        rows = (jnp.asarray(a[:extra]) for a in (opening.now, opening.after, opening.number))
+        rows = tuple(jnp.broadcast_to(a[:, None], (extra, batch, *a.shape[1:])) for a in rows)
+        moved, _ = jax.lax.scan(one, x, (*rows, jnp.zeros(extra, jnp.int32)))
+        return jnp.where(opens[:, None, None, None, None], moved, x)
 
     fresh = draw(jnp.zeros(batch, jnp.int32), plan.chunk + plan.knot.frames)
     x = jnp.concatenate([state.window, fresh], 1)
-    tables = [choose(name) for name in ("now", "after", "active", "number")]
-    x, kv = jax.lax.scan(one, x, (*tables, jnp.arange(len(tables[0]), dtype=jnp.int32)))
+    if extra:
+        x = jax.lax.cond(jnp.any(opens), before, lambda x: x, x)
+    indices = jnp.arange(len(later.number), dtype=jnp.int32)
+    x, kv = jax.lax.scan(one, x, (table("now"), table("after"), table("number"), indices))
     return x, None if kv is None else KeyValues(*kv)
 
 

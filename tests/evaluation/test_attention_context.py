@@ -1,5 +1,9 @@
 """Contexts, their IoU and contributions, against answers found by hand and against the running ring and attention."""
 
+import dataclasses
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,7 +12,9 @@ from PIL import Image
 from knotjax.evaluation import attention_context as ac
 from knotjax.models.attention import attend
 from knotjax.streaming import cache
-from knotjax.streaming.methods import knot_forcing
+from knotjax.streaming.methods import METHODS, knot_forcing
+from knotjax.streaming.state import ENDLESS, init_stream, ring_valid
+from tests.helpers import GRID, UNDRIVEN, random_params, tiny
 
 R = ac.REFERENCE
 
@@ -29,16 +35,34 @@ def test_contexts_of_knot_forcing():
 def test_contexts_equal_those_of_the_ring(sizes):
     chunk, window, knot = sizes
     plan = knot_forcing(chunk=chunk, window=window, knot=knot)
-    capacity = -(-plan.history // chunk) * chunk
     for block in range(6):
-        first = jnp.int32(block * chunk)
         denoised, keys = ac.block_context(plan, block)
-        past = []
-        if capacity:
-            held = np.asarray(cache.valid(capacity, plan.history, first))
-            past = sorted(block * chunk + np.asarray(cache.frames(capacity, first))[held])
         assert denoised.tolist() == [block * chunk + j for j in range(chunk + knot)]
-        assert keys.tolist() == [R, *past, *denoised]
+        assert keys.tolist() == [R, *ring_frames(plan, block), *denoised]
+
+
+def ring_frames(plan, block):
+    """Frames that a stream's ring shows to a step, in order."""
+    model, reference = tiny(**UNDRIVEN), jnp.zeros((1, 1, *GRID, 3))
+    text, keys = jnp.zeros((1, 2, model.config.text_dim)), jax.random.split(jax.random.key(0), 1)
+    shapes = jax.eval_shape(partial(init_stream, model, plan), random_params(model), reference, text, keys)
+    state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), dataclasses.replace(shapes, key=text))
+    written = jnp.int32(block * plan.chunk)
+    state = dataclasses.replace(state, written=written, block=state.block + block, end=state.end + ENDLESS)
+    held = np.asarray(ring_valid(plan, state, plan.history))[0]
+    return sorted(plan.first_frame(block) + np.asarray(cache.ages(state.ring.frames, written))[held])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_contexts_of_every_method_equal_those_of_the_ring(name):
+    plan = METHODS[name]()
+    for block in range(0, 12, 1 if plan.chunk < 20 else 6):
+        denoised, keys = ac.block_context(plan, block)
+        others = {R} | set(denoised.tolist())
+        if plan.anchor.source == "stream":
+            others |= set(range(plan.anchor.frames))
+        assert [key for key in keys.tolist() if key not in others] == ring_frames(plan, block)
+    assert len(ac.emitted_context(ac.visible(plan, 12))) == sum(len(plan.emitted(step)) for step in range(12))
 
 
 def test_iou_by_hand():

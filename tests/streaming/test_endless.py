@@ -1,0 +1,148 @@
+"""Streams of any length: every frame once, one program, the same memory and time, however far in."""
+
+import dataclasses
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from knotjax.streaming import anchor, noise
+from knotjax.streaming.methods import METHODS, avatar_forcing, knot_forcing, live_act, rolling_forcing
+from knotjax.streaming.plan import StreamPlan
+from knotjax.streaming.step import jit_init, jit_step, stream_step
+from tests.helpers import GRID, UNDRIVEN, normal, random_conditions, random_params, relative, tiny
+
+MODEL = tiny(layers=1, **UNDRIVEN)
+
+
+def begin(plan: StreamPlan, batch=1):
+    rng = np.random.default_rng(0)
+    params = random_params(MODEL, 1)
+    reference = normal(rng, (batch, 1, *GRID, MODEL.config.latent_channels))
+    drive = random_conditions(MODEL.config, rng, batch, plan.span)
+    return (
+        params,
+        drive,
+        jit_init(MODEL, plan, params, reference, drive.text, jax.random.split(jax.random.key(0), batch)),
+    )
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 5), st.integers(1, 70))
+def test_every_frame_is_emitted_once_and_in_order(chunk, first, blocks, frames):
+    plan = StreamPlan(
+        chunk=chunk,
+        first_chunk=min(first, chunk),
+        blocks=blocks,
+        timesteps=tuple(1000.0 - 100.0 * i for i in range(blocks)),
+        knot=dataclasses.replace(knot_forcing().knot, frames=0),
+    )
+    emitted = [frame for step in range(plan.steps(frames)) for frame in plan.emitted(step)]
+    assert emitted[:frames] == list(range(frames)) and len(emitted) < frames + chunk
+    for step in range(plan.steps(frames)):
+        out = plan.emitted(step)
+        assert len(out) == 0 or out.stop == plan.first_frame(step) + chunk, "what exists is the end of the block"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 20), st.integers(1, 9), st.integers(1, 8), st.integers(0, 7), st.integers(0, 40))
+def test_the_reference_stands_ahead_of_all_denoised_frames(start, stride, chunk, knot, step):
+    plan = knot_forcing(chunk=chunk, window=chunk, knot=min(knot, chunk - 1), start=start, stride=stride)
+    at = anchor.positions(plan, jnp.array([plan.first_frame(step)]), jnp.zeros(1, jnp.int32))
+    assert int(at[0, 0]) >= plan.span
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_program_in_constant_memory(name):
+    plan = METHODS[name]()
+    params, drive, state = begin(plan)
+    compiled, sizes = jit_step._cache_size(), [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)]
+    for _ in range(3 if name == "bidirectional" else 12):
+        state, emitted = jit_step(MODEL, plan, params, state, drive)
+    assert jit_step._cache_size() == compiled + 1, "start, filling window and steady state are one program"
+    assert [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)] == sizes
+    assert np.all(np.isfinite(emitted))
+    moved = dataclasses.replace(state, end=state.end * 0 + 40)
+    jit_step(MODEL, plan, params, moved, drive)
+    assert jit_step._cache_size() == compiled + 1, "so are flush and a part-filled last block"
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"bidirectional"}))
+def test_ten_million_frames_in(name):
+    """Frame numbers enter through differences alone: a stream moved far along goes on as it would have."""
+    plan = METHODS[name]()
+    params, drive, state = begin(plan)
+    early = 12 * plan.chunk * plan.anchor.stride
+    shift = 10_000_000 // early * early // plan.chunk  # steps: the reference's grid of jumps is met again
+    for _ in range(14):
+        state, _ = jit_step(MODEL, plan, params, state, drive)
+    real = noise.block_noise
+
+    def go(state, moved):
+        def drawn(key, block, step, shape, dtype):
+            return real(key, block - moved, step, shape, dtype)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("knotjax.streaming.step.block_noise", drawn)
+            if plan.anchor.place == "drawn":
+                patch.setattr("knotjax.streaming.anchor.positions", lambda plan, first, *_: first[:, None] * 0 + 7)
+            step = jax.jit(lambda params, state, drive: stream_step(MODEL, plan, params, state, drive))
+            out = []
+            for _ in range(3):
+                state, emitted = step(params, state, drive)
+                out.append(np.asarray(emitted))
+        return np.stack(out)
+
+    far = dataclasses.replace(state, block=state.block + shift)
+    assert int(plan.first_frame(far.block)[0]) > 9_900_000
+    error = relative(go(far, shift), go(state, 0))
+    print(name, "ten million frames in", error)
+    assert error <= 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"bidirectional"}))
+def test_a_thousand_steps_take_the_same_time(name):
+    plan = METHODS[name]()
+    params, drive, state = begin(plan)
+    compiled, times = jit_step._cache_size(), []
+    for _ in range(1000):
+        began = time.perf_counter()
+        state, emitted = jit_step(MODEL, plan, params, state, drive)
+        emitted.block_until_ready()
+        times.append(time.perf_counter() - began)
+    assert jit_step._cache_size() <= compiled + 2 and np.all(np.isfinite(emitted))
+    ratio = np.median(times[950:]) / np.median(times[50:100])
+    print(name, "time of steps 950-1000 over 50-100", ratio)
+    assert ratio <= 1.05
+
+
+INVALID = [
+    (lambda: live_act(reference=7), "anchor.frames 7"),
+    (lambda: live_act(memory=3), "memory.frames 3"),
+    (lambda: live_act(parity="public"), "parity 'public'"),
+    (lambda: knot_forcing(chunk=3, knot=3), "knot.frames 3"),
+    (lambda: knot_forcing(window=2), "window 2"),
+    (lambda: knot_forcing(stride=0), "stride must be at least 1"),
+    (lambda: avatar_forcing(blocks=3, passes=2, steps=(1000, 500)), "timesteps: 2"),
+    (lambda: dataclasses.replace(rolling_forcing(), commit="same_step"), "commit 'same_step'"),
+    (lambda: dataclasses.replace(rolling_forcing(), knot=knot_forcing().knot), "knot.frames 1: needs blocks 1"),
+    (lambda: dataclasses.replace(rolling_forcing(), sampler="euler"), "sampler 'euler'"),
+    (lambda: StreamPlan(first_chunk=4), "first_chunk 4"),
+    (lambda: StreamPlan(commit="none"), "history 3"),
+    (lambda: StreamPlan(first_timesteps=(1000.0,)), "first_timesteps"),
+    (lambda: METHODS["causal_forcing"](count=3), "count 3"),
+    (lambda: METHODS["live_avatar"](lead=(2, 30)), "anchor.lead"),
+    (lambda: METHODS["longlive"](window=4), "window 4"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), INVALID, ids=[message for _, message in INVALID])
+def test_plans_that_cannot_work_are_refused(make, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)
