@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from knotjax import drive
+from knotjax.arguments import Parser
 from knotjax.errors import InputError
 
 ASSETS = Path(__file__).parent / "assets"
@@ -13,11 +14,6 @@ PASSED_ON = {
     "evaluate": "measure quality and stability; its own --help lists the options",
     "train": "train a model, e.g. knotjax train --config=configs/small.py --workdir=DIR",
 }
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise InputError(f"{message}: see '{self.prog} --help'")
 
 
 def _seconds(text: str) -> float:
@@ -35,7 +31,7 @@ def _seed(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="knotjax", description="Talking portrait videos from one picture and one sound file.")
+    parser = Parser(prog="knotjax", description="Talking portrait videos from one picture and one sound file.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     animate = commands.add_parser("animate", help="make a video", description="Make a talking video.")
     animate.add_argument("--image", metavar="FILE", help="portrait, PNG, JPEG or WebP (default: one that comes along)")

@@ -8,7 +8,6 @@ the sound alone. In neither does it see the phonemes that the truth was drawn fr
 come from seeds that no training uses; every third clip has a voice that no training uses.
 """
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from knotjax import drive
+from knotjax.arguments import Parser
 from knotjax.data import portraits, speech
 from knotjax.data.clips import FIRST_HELD_OUT_SEED, Clip, make_clip, shows_photo
 from knotjax.errors import InputError
@@ -26,7 +26,6 @@ from knotjax.evaluation import metrics, mouth, strips, tables, tracks
 from knotjax.pipeline import Animator
 
 PROTOCOLS = ("driven", "sound")
-FIRST_BLOCK = 9  # pixel frames that the first block of three latents emits; later ones emit 12
 SILENT = 0.02  # a frame whose true opening, and that of its neighbours, stays below this is silent
 
 
@@ -75,17 +74,19 @@ def silent_frames(clip: Clip) -> np.ndarray:
     return np.all([quiet[i : i + len(clip.open)] for i in range(5)], 0)
 
 
-def measure(animator: Animator, clip: Clip, protocol: str, seed: int) -> dict:
+def measure(animator: Animator, clip: Clip, face: mouth.Calibration, protocol: str, seed: int) -> dict:
     """Everything that one generated clip tells."""
     video, spent = generate(animator, clip, protocol, seed)
-    face = calibration(clip)
+    first = animator.plan().emitted(0)
     result = {
         "opening": mouth.opening(video, face, clip.mouth_box[0]),
         "truth": clip.open,
         "silent": silent_frames(clip),
         "real_time_factor": spent * drive.FPS / len(video),
         "motion": metrics.motion_energy_ratio(video, clip.frames),
-        "boundary": metrics.boundary_ratios(video, start=FIRST_BLOCK).excess,
+        "boundary": metrics.boundary_ratios(
+            video, period=drive.STRIDE * animator.plan().chunk, start=drive.pixel_count(len(first))
+        ).excess,
         "flicker": metrics.temporal_flickering(video),
         "video": video,
     }
@@ -140,17 +141,22 @@ def likeness_scores(results: list[dict]) -> dict[str, dict[str, tracks.Interval]
 
 def drift_scores(animator: Animator, clips: list[Clip], protocol: str) -> dict[str, tracks.Interval]:
     """Colour drift and sharpness of long streams that live on their own history."""
-    drifts, sharp = [], []
+    drifts, faces, sharp = [], [], []
     for number, clip in enumerate(clips):
         video, _ = generate(animator, clip, protocol, number)
         inner = ndimage.binary_erosion(clip.stable, iterations=6)  # a freely moving head may leave the true one's place
         drifts.append(metrics.colour_drift(video, clip.frames, inner))
+        left, top, right, bottom = clip.mouth_box[0]
+        faces.append(metrics.face_drift(video, clip.frames, (left, max(0, 2 * top - bottom), right, top)))
         sharp.append(metrics.sharpness_drift(video))
     return {
         "dE first fifth": tracks.bootstrap_ci([d.first for d in drifts]),
         "dE last fifth": tracks.bootstrap_ci([d.last for d in drifts]),
         "drift": tracks.bootstrap_ci([d.drift for d in drifts]),
         "worst drift": max(d.drift for d in drifts),
+        "face, first fifth": tracks.bootstrap_ci([d.first for d in faces]),
+        "face drift": tracks.bootstrap_ci([d.drift for d in faces]),
+        "worst face drift": max(d.drift for d in faces),
         "sharpness": tracks.bootstrap_ci(sharp),
     }
 
@@ -168,7 +174,7 @@ def write_pictures(folder: Path, clip: Clip, results: dict[str, dict]) -> None:
 
 def main(argv: list[str]) -> None:
     """Entry of `knotjax evaluate`; `argv` holds the arguments after the command's name."""
-    parser = argparse.ArgumentParser(prog="knotjax evaluate", description="Measure a model on held-out clips.")
+    parser = Parser(prog="knotjax evaluate", description="Measure a model on held-out clips.")
     parser.add_argument("--weights", metavar="DIR", help="model folder (default: the model that comes along)")
     parser.add_argument("--clips", type=int, default=24, help="held-out clips (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=6.0, help="length of each (default: %(default)s)")
@@ -187,8 +193,9 @@ def main(argv: list[str]) -> None:
     generate(animator, clips[0], "sound", 0)  # compiles
     results = {protocol: [] for protocol in PROTOCOLS}
     for number, clip in enumerate(tqdm(clips, desc="clips", file=sys.stderr)):
+        face = calibration(clip)
         for protocol in PROTOCOLS:
-            result = measure(animator, clip, protocol, number)
+            result = measure(animator, clip, face, protocol, number)
             if number:
                 result.pop("video")
             results[protocol].append(result)
@@ -204,7 +211,9 @@ def main(argv: list[str]) -> None:
     if options.long:
         streams = held_out(options.streams, options.long)
         drifts = {protocol: drift_scores(animator, streams, protocol) for protocol in PROTOCOLS}
-        print(f"{options.streams} streams of {options.long:g} s, CIE76 on wall and shirt\n")
+        print(
+            f"{options.streams} streams of {options.long:g} s, CIE76 on wall and shirt, and of the mean colour of nose and cheeks\n"
+        )
         print(tables.table(drifts, title="drift"))
     if options.output:
         write_pictures(options.output, clips[0], {protocol: rows[0] for protocol, rows in results.items()})

@@ -119,6 +119,32 @@ def colour_drift(video: np.ndarray, truth: np.ndarray, mask: np.ndarray, fps: fl
     error = np.concatenate(
         [np.linalg.norm(lab(video[p][:, mask]) - lab(truth[p][:, mask]), axis=-1).mean(1) for p in _pieces(len(video))]
     )  # [T]
+    return _drift(error, fps)
+
+
+def face_drift(video: np.ndarray, truth: np.ndarray, box: np.ndarray, fps: float = 25.0) -> ColourDrift:
+    """Colour error of the face over time: CIE76 distance of the mean colours inside a box, per frame.
+
+    Means over a patch of skin hardly depend on the pose, so a video that chose its own pose can be compared too.
+
+    Args:
+      video, truth: uint8 [T, H, W, 3].
+      box: x0 y0 x1 y1 in pixels, the same in all frames.
+
+    Raises:
+      ValueError: the shapes differ, or the box holds no pixel.
+    """
+    _check(video, truth)
+    left, top, right, bottom = (round(float(edge)) for edge in box)
+    if not (0 <= left < right <= video.shape[2] and 0 <= top < bottom <= video.shape[1]):
+        raise ValueError(f"box {[left, top, right, bottom]} holds no pixel of a {list(video.shape[1:3])} picture")
+    inside = (slice(None), slice(top, bottom), slice(left, right))
+    colours = [np.concatenate([lab(v[p][inside]).mean((1, 2)) for p in _pieces(len(v))]) for v in (video, truth)]
+    return _drift(np.linalg.norm(colours[0] - colours[1], axis=-1), fps)
+
+
+def _drift(error: np.ndarray, fps: float) -> ColourDrift:
+    """What a course of errors [T] says."""
     head, tail = _ends(len(error))
     first, last = error[head].mean(), error[tail].mean()
     minutes = np.arange(len(error)) / fps / 60

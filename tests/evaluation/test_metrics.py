@@ -94,6 +94,23 @@ def test_constant_colour_error_does_not_drift():
         metrics.colour_drift(grey([1, 2]), grey([1, 2]), np.zeros((32, 32), bool))
 
 
+def test_face_drift_compares_mean_colours_in_a_box():
+    frames = 100
+    truth, levels = grey([120] * frames), np.round(np.linspace(120, 140, frames)).astype(np.uint8)
+    video = grey(levels)
+    video[:, 8:] = 0  # outside the box nothing counts
+    drift = metrics.face_drift(video, truth, (2, 1, 20, 8))
+    error = lightness(levels.astype(float)) - lightness(120)
+    assert drift.first == pytest.approx(error[:20].mean(), abs=1e-2)
+    assert drift.last == pytest.approx(error[-20:].mean(), abs=1e-2)
+    swapped = truth.copy()
+    swapped[:, 2, 2:20:2], swapped[:, 2, 3:20:2] = 90, 150  # a pattern that moves about keeps its mean colour
+    turned = np.roll(swapped, 2, axis=2)
+    assert metrics.face_drift(turned, swapped, (4, 1, 18, 8)).last == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ValueError, match="box"):
+        metrics.face_drift(video, truth, (5, 5, 5, 9))
+
+
 def test_flickering_and_adjacent_difference():
     steps = np.tile([100, 110], 80)
     assert metrics.adj_l1(grey(steps)) == pytest.approx(10 / 255)
