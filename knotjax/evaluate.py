@@ -212,7 +212,7 @@ def main(argv: list[str]) -> None:
         streams = held_out(options.streams, options.long)
         drifts = {protocol: drift_scores(animator, streams, protocol) for protocol in PROTOCOLS}
         print(
-            f"{options.streams} streams of {options.long:g} s, CIE76 on wall and shirt, and of the mean colour of nose and cheeks\n"
+            f"{options.streams} streams of {options.long:g} s, CIE76 on wall and shirt, and of the mean of nose and cheeks\n"
         )
         print(tables.table(drifts, title="drift"))
     if options.output:
