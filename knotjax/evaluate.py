@@ -211,9 +211,8 @@ def main(argv: list[str]) -> None:
     if options.long:
         streams = held_out(options.streams, options.long)
         drifts = {protocol: drift_scores(animator, streams, protocol) for protocol in PROTOCOLS}
-        print(
-            f"{options.streams} streams of {options.long:g} s, CIE76 on wall and shirt, and of the mean of nose and cheeks\n"
-        )
+        regions = "CIE76 on wall and shirt, and of the mean of nose and cheeks"
+        print(f"{options.streams} streams of {options.long:g} s, {regions}\n")
         print(tables.table(drifts, title="drift"))
     if options.output:
         write_pictures(options.output, clips[0], {protocol: rows[0] for protocol, rows in results.items()})
