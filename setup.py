@@ -33,6 +33,7 @@ setup(
     extras_require={
         "train": ["matplotlib", "scikit-image"],
         "evaluate": ["matplotlib"],
+        "parity": ["diffusers", "torch", "transformers"],
         "test": ["hypothesis", "matplotlib", "pytest", "pytest-xdist", "ruff", "scikit-image", "nbclient", "ipykernel"],
     },
 )

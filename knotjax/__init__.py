@@ -15,6 +15,7 @@ _NAMES = {
     "Conditions": "models.dit",
     "DiT": "models.dit",
     "DiTConfig": "models.dit",
+    "Edit": "edits",
     "InputError": "errors",
     "METHODS": "streaming.methods",
     "WarpCodec": "models.warp_codec",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from knotjax import drive
 from knotjax.arguments import Parser
+from knotjax.edits import Edit
 from knotjax.errors import InputError
 
 ASSETS = Path(__file__).parent / "assets"
@@ -44,6 +45,13 @@ def _parser() -> argparse.ArgumentParser:
     animate.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: %(default)s")
     animate.add_argument("--emotion", metavar="WORD", help=", ".join(drive.EMOTIONS))
     animate.add_argument("--action", metavar="WORD", help=", ".join(drive.ACTIONS))
+    animate.add_argument(
+        "--edit",
+        action="append",
+        default=[],
+        metavar='"S WORD [RAMP]"',
+        help="another emotion or action from S seconds on",
+    )
     animate.add_argument("--overwrite", action="store_true", help="replace an existing output file")
     for name, text in PASSED_ON.items():
         commands.add_parser(name, help=text, add_help=False)
@@ -55,6 +63,7 @@ def _animate(options: argparse.Namespace) -> None:
         drive.word_ids(options.emotion, options.action)
     except ValueError as error:
         raise InputError(str(error)) from None
+    edits = [Edit.parse(text) for text in options.edit]
     image, audio = options.image or ASSETS / "portrait.png", options.audio or ASSETS / "hello.wav"
 
     from knotjax.media import check_output, check_picture, check_sound
@@ -75,6 +84,7 @@ def _animate(options: argparse.Namespace) -> None:
         seed=options.seed,
         emotion=options.emotion,
         action=options.action,
+        edits=edits,
         overwrite=options.overwrite,
         progress=True,
     )

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from knotjax import bundle, drive
+from knotjax.edits import Edit, Script
 from knotjax.errors import InputError
 from knotjax.media import VideoWriter, read_picture, read_sound
 from knotjax.models import motion, speech
@@ -22,6 +23,7 @@ from knotjax.progress import Progress, peak_memory_mib
 from knotjax.streaming.methods import METHODS
 from knotjax.streaming.plan import StreamPlan
 from knotjax.streaming.step import jit_init, jit_step
+from knotjax.streaming.switch import jit_switch
 
 HARD_PORTRAIT_DB = 24.0  # below this the codec's own reconstruction of the portrait is visibly poor
 
@@ -129,6 +131,7 @@ class Animator:
         present=None,
         emotion: str | None = None,
         action: str | None = None,
+        edits: Sequence[Edit] = (),
         seed: int = 0,
     ) -> Iterator[np.ndarray]:
         """Generate a video block by block; memory does not grow with its length.
@@ -141,6 +144,7 @@ class Animator:
           channels: float32 [T, C] motion in the order of `drive.CHANNELS`, or None to leave it to the model.
           present: bool [G], which groups of `drive.GROUPS` of `channels` are given; all by default.
           emotion, action: words of `drive.EMOTIONS` and `drive.ACTIONS`.
+          edits: changes in mid-stream.
           seed: of the stream's noise.
 
         Yields:
@@ -152,7 +156,8 @@ class Animator:
             channels, present = motion.NOTHING
         elif present is None:
             present = np.ones(len(drive.GROUPS), bool)
-        text = self.model.text(jnp.asarray(drive.word_ids(emotion, action))[None])
+        script = Script(edits, emotion, action, lambda words: self.model.text(jnp.asarray(words)[None])[0])
+        text = jnp.asarray(script.rows)[None]
         key = jax.random.split(jax.random.key(seed), 1)
         pixels = _open(codec, params["codec"], picture)
         state = jit_init(denoiser, plan, params["dit"], pixels.portrait[:, None], text, key)
@@ -163,8 +168,18 @@ class Animator:
         left = frames
         for step in range(plan.steps(total)):
             first = plan.first_frame(step)
+            newest = drive.pixel_count(max(0, first + plan.span - plan.knot.frames - plan.chunk))
+            moment = script.at(newest / drive.FPS)
+            text = jnp.asarray(moment.text)[None]
+            if moment.picture is not None:
+                fresh = _open(codec, params["codec"], moment.picture)
+                pixels = dataclasses.replace(pixels, picture=fresh.picture, portrait=fresh.portrait)
+            if moment.switch:
+                reference = None if moment.picture is None else jnp.copy(pixels.portrait[:, None])
+                recache = moment.switch == "recache" and plan.recache
+                state = jit_switch(denoiser, plan, params["dit"], state, text, reference, recache=recache)
             audio = speech.speech_windows(rows, first, plan.span)[None]
-            moves = motion.motion_windows(channels, present, first, plan.span)[None]
+            moves = motion.motion_windows(channels * moment.strength, present, first, plan.span)[None]
             state, latents = jit_step(denoiser, plan, params["dit"], state, Conditions(text, audio, moves))
             emitted = plan.emitted(step)
             if not emitted:
@@ -206,6 +221,7 @@ class Animator:
         seed: int = 0,
         emotion: str | None = None,
         action: str | None = None,
+        edits: Sequence[Edit] = (),
         overwrite: bool = False,
         progress: bool = False,
     ) -> Report:
@@ -219,6 +235,7 @@ class Animator:
           seconds: length of the video; by default that of the sound.
           seed: of the stream's noise.
           emotion, action: words of `drive.EMOTIONS` and `drive.ACTIONS`.
+          edits: changes in mid-stream.
           overwrite: replace an existing output.
           progress: show frames, fps and time left on standard error.
 
@@ -256,7 +273,9 @@ class Animator:
             times, first_frame = [], None
             began = before = time.perf_counter()
             with Progress(frames, enabled=progress) as bar:
-                blocks = self.stream(picture, wave, frames, plan=plan, emotion=emotion, action=action, seed=seed)
+                blocks = self.stream(
+                    picture, wave, frames, plan=plan, emotion=emotion, action=action, edits=edits, seed=seed
+                )
                 for block in blocks:
                     now = time.perf_counter()
                     times.append(now - before)
