@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar='"S WORD [RAMP]"',
-        help="another emotion or action from S seconds on",
+        help="another emotion or action from S seconds on, fading in over RAMP seconds; may be given again",
     )
     animate.add_argument("--overwrite", action="store_true", help="replace an existing output file")
     for name, text in PASSED_ON.items():

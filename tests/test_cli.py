@@ -13,6 +13,7 @@ from PIL import Image
 
 import knotjax
 from knotjax import cli, progress
+from knotjax.edits import Edit
 from knotjax.errors import InputError
 
 ENV = os.environ | {"PYTHONPATH": str(Path(knotjax.__file__).parents[1])}  # for child processes in other folders
@@ -57,8 +58,9 @@ def animator(monkeypatch):
 
 def test_animate_passes_everything_on(files, animator, capsys):
     words = "animate --image face.png --audio hello.wav -o new.mp4 --method plain --seconds 2.5 --seed 7"
-    assert cli.main([*words.split(), "--emotion", "happy", "--action", "nod", "--overwrite"]) == 0
+    assert cli.main([*words.split(), "--emotion", "happy", "--action", "nod", "--edit", "1 sad", "--overwrite"]) == 0
     options = {"method": "plain", "seconds": 2.5, "seed": 7, "emotion": "happy", "action": "nod"}
+    options["edits"] = [Edit(1.0, emotion="sad")]
     call = ("face.png", "hello.wav", "new.mp4", options | {"overwrite": True, "progress": True})
     assert animator == [("load", None), call]
     out, err = capsys.readouterr()
@@ -73,6 +75,7 @@ def test_animate_defaults(files, animator, monkeypatch):
     monkeypatch.setattr(cli, "ASSETS", assets)
     assert cli.main(["animate"]) == 0
     options = {"method": "knot_forcing", "seconds": None, "seed": 0, "emotion": None, "action": None}
+    options["edits"] = []
     call = (assets / "portrait.png", assets / "hello.wav", "out.mp4", options | {"overwrite": False, "progress": True})
     assert animator[1] == call
 
@@ -92,6 +95,8 @@ BAD = {
     "large seed": ([*GOOD, "--seed", str(2**32)], "4294967295"),
     "emotion": ([*GOOD, "--emotion", "furious; rm -rf"], "happy"),
     "action": ([*GOOD, "--action", ""], "nod"),
+    "edit": ([*GOOD, "--edit", "soon happy"], "SECONDS WORD"),
+    "edit word": ([*GOOD, "--edit", "1 bored"], "bored"),
     "emotion as action": ([*GOOD, "--action", "happy"], "nod"),
     "no picture": (["animate", "--image", "nobody.png", "--audio", "hello.wav"], "nobody.png"),
     "picture is a sound": (["animate", "--image", "hello.wav", "--audio", "hello.wav"], "hello.wav"),
