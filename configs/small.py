@@ -26,8 +26,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
 
     config.codec = ml_collections.ConfigDict()
     config.codec.model = dict(size=128, channels=32, widths=(192, 96, 64))
-    config.codec.noise = 0.4  # highest level of the noise on the latents
+    config.codec.noise = 0.12  # highest level of the noise on the latents
     config.codec.attention = 6.0  # how much more pixels count that differ from the portrait
+    config.codec.mouth = 12.0  # how much more pixels of the mouth's box count
     config.codec.batch = 12
     config.codec.optimiser = dict(steps=4000, rate=1e-3, warmup=100, cooldown=0.5, b2=0.99)
     config.codec.ema = 0.998
@@ -55,7 +56,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.chunks = 3  # of every training sample
 
     config.batch = 8
-    config.optimiser = dict(steps=8000, rate=2e-3, warmup=200, cooldown=0.35, b2=0.98)
+    config.optimiser = dict(steps=8000, rate=2e-3, warmup=100, cooldown=0.4, b2=0.98, muon=1e-2)
     config.ema = 0.999
     config.drop = dict(audio=0.05, all_motion=0.4, some_motion=0.3, words=0.3)
     config.flow = dict(shift=3.0)

@@ -21,15 +21,22 @@ def moments(latents):
     return jnp.mean(latents, axes), jnp.std(latents, axes) + 1e-4
 
 
-def codec_loss(codec: WarpCodec, noise: float, attention: float):
-    """A loss over batches of pairs uint8 [B, 1 + 2 * STRIDE, H, W, 3] (portrait, two neighbouring groups).
+def in_boxes(boxes, size: int):
+    """Which pixels lie in a box x0 y0 x1 y1: [..., 4] -> [..., size, size]."""
+    at = jnp.arange(size) + 0.5
+    x0, y0, x1, y1 = (boxes[..., i, None] for i in range(4))
+    return ((at > y0) & (at < y1))[..., :, None] & ((at > x0) & (at < x1))[..., None, :]
 
-    A smooth L1 that counts pixels which differ from the portrait up to 1 + `attention` times; latents are normalised by
-    the batch's own moments and get noise of a level drawn from 0 .. `noise` per sample.
+
+def codec_loss(codec: WarpCodec, noise: float, attention: float, mouth: float):
+    """A loss over batches of `corpus.Pairs`: a portrait and two neighbouring groups, of which the second is decoded.
+
+    A smooth L1 in which pixels that differ from the portrait weigh up to `attention` more, and those of the mouth's box
+    `mouth` more; latents are normalised by the batch's own moments and get noise of a level drawn from 0 .. `noise`.
     """
 
-    def loss(params, pairs, key):
-        pixels = to_float(pairs)
+    def loss(params, batch, key):
+        pixels = to_float(batch["pictures"])
         portrait, pixels = pixels[:, 0], pixels[:, 1:]
         size = len(pixels)
         plain = {**params, "mean": jnp.zeros(()), "scale": jnp.ones(())}
@@ -47,7 +54,8 @@ def codec_loss(codec: WarpCodec, noise: float, attention: float):
         _, decoded = codec.decode_step(params, state, noisy[:, 1:])
         target = pixels[:, STRIDE:]
         moved = jnp.mean(jnp.abs(target - portrait[:, None]), -1, keepdims=True)
-        weight = 1.0 + attention * jnp.clip(4.0 * moved, 0.0, 1.0)
+        inside = in_boxes(batch["mouth"], codec.config.size)[..., None]  # [B, STRIDE, H, W, 1]
+        weight = 1.0 + attention * jnp.clip(4.0 * moved, 0.0, 1.0) + mouth * inside
         error = decoded - target
         value = jnp.mean(weight * jnp.sqrt(jnp.square(error) + 1e-3))
         return value, {"loss": value, "mse": jnp.mean(jnp.square(error))}

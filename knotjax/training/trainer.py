@@ -42,13 +42,13 @@ def trained_codec(config, workdir: Path, paths: list[Path], start: bundle.Bundle
     if not (folder / "manifest.json").exists():
         c = config.codec
         optimiser = loop.make_optimiser(**c.optimiser)
-        update = loop.make_update(codec_fit.codec_loss(codec, c.noise, c.attention), optimiser, c.ema)
+        update = loop.make_update(codec_fit.codec_loss(codec, c.noise, c.attention, c.mouth), optimiser, c.ema)
         state = loop.init_state(codec.init_params(jax.random.key(config.seed)), optimiser, config.seed)
         data = corpus.batches(paths, corpus.Pairs(), c.batch, config.seed)
         every = dict(log_every=config.log_every, save_every=config.save_every)
         state = loop.run("codec", workdir, update, state, data, steps=c.optimiser.steps, **every)
         draws = (corpus.Pairs().sample(path, np.random.default_rng(i)) for i, path in enumerate(paths[:200]))
-        pairs = np.stack(list(draws))
+        pairs = np.stack([draw["pictures"] for draw in draws])
         params = codec_fit.normalised(codec, state.ema, pairs)
         quality = codec_fit.reconstruction_psnr(codec, params, pairs)
         log.info("codec: %.2f dB", quality)
