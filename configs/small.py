@@ -25,15 +25,19 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.seconds = 4.8  # of every clip
 
     config.codec = ml_collections.ConfigDict()
-    config.codec.model = dict(size=128, channels=32, widths=(192, 96, 64))
-    config.codec.noise = 0.4  # highest level of the noise on the latents
-    config.codec.attention = 6.0  # how much more pixels count that differ from the portrait
+    config.codec.model = dict(size=128, patch=16, channels=96, widths=(192, 96, 64))
+    config.codec.pairs = 2  # pairs of latent groups per clip that the basis is fitted to
+    config.codec.moving = 48  # channels for what moves inside a latent's four frames; the rest show their mean
+    config.codec.attention = 0.5  # 1 counts a patch of the basis by how much it moves, 0 all alike
+    config.codec.whitening = 0.5
+    config.codec.noise = 0.15  # highest level of the noise on the decoder's latents
+    config.codec.mouth = 4.0  # how much more pixels of the mouth's box count for the decoder
     config.codec.batch = 12
-    config.codec.optimiser = dict(steps=4000, rate=1e-3, warmup=100, cooldown=0.5, b2=0.99)
-    config.codec.ema = 0.998
+    config.codec.optimiser = dict(steps=900, rate=1e-3, warmup=90, cooldown=0.7, b2=0.99)
+    config.codec.ema = 0.99
 
     config.dit = dict(
-        latent_channels=32,
+        latent_channels=96,
         dim=128,
         ffn_dim=384,
         heads=4,
@@ -55,7 +59,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.chunks = 3  # of every training sample
 
     config.batch = 8
-    config.optimiser = dict(steps=8000, rate=2e-3, warmup=200, cooldown=0.35, b2=0.98)
+    config.optimiser = dict(steps=8000, rate=2e-3, warmup=100, cooldown=0.4, b2=0.98, muon=1e-2)
     config.ema = 0.999
     config.drop = dict(audio=0.05, all_motion=0.4, some_motion=0.3, words=0.3)
     config.flow = dict(shift=3.0)
@@ -65,7 +69,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     if arg == "debug":
         config.clips, config.seconds, config.batch, config.save_every = 2, 4.0, 2, 1
         config.optimiser.update(dict(steps=2, warmup=1))
-        config.codec.batch = 2
+        config.codec.batch, config.codec.pairs = 2, 8
         config.codec.optimiser.update(dict(steps=2, warmup=1))
         config.codec.model.widths = (16, 16, 16)
         config.dit.update(dict(dim=32, ffn_dim=64, layers=2, audio_hidden=16))

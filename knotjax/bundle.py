@@ -10,8 +10,8 @@ import numpy as np
 from knotjax.drive import WORDS
 from knotjax.errors import InputError
 from knotjax.models.dit import DiT, DiTConfig
+from knotjax.models.patch_codec import CodecConfig, PatchCodec
 from knotjax.models.text import WordTable
-from knotjax.models.warp_codec import CodecConfig, WarpCodec
 from knotjax.weights import flatten, load_weights, save_weights, unflatten
 
 SHIPPED = Path(__file__).parent / "assets" / "small"
@@ -32,8 +32,8 @@ class Bundle:
         return DiT(self.dit)
 
     @property
-    def pixels(self) -> WarpCodec:
-        return WarpCodec(self.codec)
+    def pixels(self) -> PatchCodec:
+        return PatchCodec(self.codec)
 
     def text(self, words):
         """Text rows of word numbers: int32 [B, T] -> [B, T, text_dim]."""

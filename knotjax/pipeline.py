@@ -17,8 +17,8 @@ from knotjax.errors import InputError
 from knotjax.media import VideoWriter, read_picture, read_sound
 from knotjax.models import motion, speech
 from knotjax.models.dit import Conditions
+from knotjax.models.patch_codec import PatchCodec
 from knotjax.models.pixels import to_float, to_uint8
-from knotjax.models.warp_codec import WarpCodec
 from knotjax.progress import Progress, peak_memory_mib
 from knotjax.streaming.methods import METHODS
 from knotjax.streaming.plan import StreamPlan
@@ -59,18 +59,18 @@ class Report:
 
 
 @partial(jax.jit, static_argnums=0)
-def _open(codec: WarpCodec, params, picture):
+def _open(codec: PatchCodec, params, picture):
     """A decoder for a portrait uint8 [H, W, 3]; its state holds the portrait's latent."""
     return codec.init_decode(params, to_float(picture)[None])
 
 
 @partial(jax.jit, static_argnums=0)
-def _encode_group(codec: WarpCodec, params, state, frames):
+def _encode_group(codec: PatchCodec, params, state, frames):
     return codec.encode_step(params, state, to_float(frames)[None])
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _decode(codec: WarpCodec, params, state, latents):
+def _decode(codec: PatchCodec, params, state, latents):
     state, pixels = codec.decode_step(params, state, latents)
     return state, to_uint8(pixels)
 

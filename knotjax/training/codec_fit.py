@@ -1,8 +1,4 @@
-"""Fitting the small codec: encoder and decoder together, with noise on the latents.
-
-The noise makes the latents a code of limited rate: what the decoder can take from the portrait is not worth encoding,
-and neighbouring latents mean neighbouring pictures, so the decoder forgives what a denoiser gets slightly wrong.
-"""
+"""Fitting the patch codec: a principal-component basis first, then the convolutional decoder."""
 
 import dataclasses
 
@@ -11,67 +7,114 @@ import jax.numpy as jnp
 import numpy as np
 
 from knotjax.drive import STRIDE
+from knotjax.models.patch_codec import CodecConfig, PatchCodec, to_patches
 from knotjax.models.pixels import to_float
-from knotjax.models.warp_codec import WarpCodec
 
 
-def moments(latents):
-    """Mean and standard deviation of every channel: [..., z] -> [z], [z]."""
-    axes = tuple(range(latents.ndim - 1))
-    return jnp.mean(latents, axes), jnp.std(latents, axes) + 1e-4
+def fit_basis(config: CodecConfig, groups: np.ndarray, *, moving: int, attention: float, whitening: float):
+    """Principal components of the patches: some for what stands still in a group of four frames, some for what moves.
 
+    One analysis of whole patches would spend nearly all its components on textures, and a mouth could then change only
+    from latent to latent. Textures matter less: the decoder takes them from the portrait.
 
-def codec_loss(codec: WarpCodec, noise: float, attention: float):
-    """A loss over batches of pairs uint8 [B, 1 + 2 * STRIDE, H, W, 3] (portrait, two neighbouring groups).
+    Args:
+      groups: uint8 [N, 1 + 2 * STRIDE, H, W, 3], pictures of `corpus.Pairs`.
+      moving: components of z for the movement inside a group; the others are for its mean frame.
+      attention: 0 counts every patch alike, 1 counts it by how much it moves.
+      whitening: latents are divided by (standard deviation ** whitening), then by one number so that their mean square
+        is 1. 0 keeps the pixel metric, 1 makes every channel equally strong.
 
-    A smooth L1 that counts pixels which differ from the portrait up to 1 + `attention` times; latents are normalised by
-    the batch's own moments and get noise of a level drawn from 0 .. `noise` per sample.
+    Returns:
+      mean [P], basis [P, z] with orthonormal columns, scale [z], float32.
     """
+    frame = config.patch**2 * 3
+    shapes = {"still": frame, "moving": STRIDE * frame}
+    sums = {name: np.zeros(size) for name, size in shapes.items()}
+    squares = {name: np.zeros((size, size)) for name, size in shapes.items()}
+    energy, weights = _movement(config, groups), 0.0
+    for piece, amount in zip(np.array_split(groups, _pieces(groups)), np.array_split(energy, _pieces(groups))):
+        patches = _patches(config, piece)  # [n, STRIDE, frame]
+        weight = (1.0 - attention + attention * amount.reshape(-1) / energy.mean())[:, None]
+        still = patches.mean(1)
+        parts = {"still": still, "moving": (patches - still[:, None]).reshape(len(patches), -1)}
+        weights += weight.sum()
+        for name, part in parts.items():
+            sums[name] += (weight * part).sum(0)
+            squares[name] += part.T @ (weight * part)
+    mean = np.tile(sums["still"], STRIDE) / weights + sums["moving"] / weights
+    spreads, columns = [], []
+    for name, count in (("still", config.channels - moving), ("moving", moving)):
+        centre = sums[name] / weights
+        values, vectors = np.linalg.eigh(squares[name] / weights - np.outer(centre, centre))
+        vectors = vectors[:, ::-1][:, :count]
+        longer = STRIDE if name == "still" else 1  # a still component is repeated in every frame of the group
+        columns.append(np.tile(vectors, (longer, 1)) / np.sqrt(longer))
+        spreads.append(np.sqrt(longer * np.maximum(values[::-1][:count], 1e-12)))
+    spread = np.concatenate(spreads)
+    scale = spread**whitening
+    scale *= np.sqrt(np.mean((spread / scale) ** 2))
+    arrays = {"mean": mean, "basis": np.concatenate(columns, 1), "scale": scale}
+    return {name: array.astype(np.float32) for name, array in arrays.items()}
 
-    def loss(params, pairs, key):
-        pixels = to_float(pairs)
-        portrait, pixels = pixels[:, 0], pixels[:, 1:]
+
+def _pieces(groups: np.ndarray) -> int:
+    return -(-len(groups) // 64)
+
+
+def _patches(config: CodecConfig, groups: np.ndarray) -> np.ndarray:
+    """float32 [patches, STRIDE, patch * patch * 3] of the groups, without their portraits."""
+    pixels = to_float(groups[:, 1:])
+    return np.asarray(to_patches(pixels, config.patch)).reshape(-1, STRIDE, config.patch**2 * 3)
+
+
+def _movement(config: CodecConfig, groups: np.ndarray) -> np.ndarray:
+    """Variance over time of every patch, float32 [N, patches per pair]."""
+    parts = [_patches(config, piece).var(1).sum(-1) for piece in np.array_split(groups, _pieces(groups))]
+    return np.concatenate(parts).reshape(len(groups), -1)
+
+
+def in_boxes(boxes, size: int):
+    """Which pixels lie in a box x0 y0 x1 y1: [..., 4] -> [..., size, size]."""
+    at = jnp.arange(size) + 0.5
+    x0, y0, x1, y1 = (boxes[..., i, None] for i in range(4))
+    return ((at > y0) & (at < y1))[..., :, None] & ((at > x0) & (at < x1))[..., None, :]
+
+
+def synthesis_loss(codec: PatchCodec, linear: dict, noise: float, mouth: float):
+    """A loss of the convolutional decoder over batches of `corpus.Pairs`; the linear part stays as it is.
+
+    A smooth L1 in which pixels of the mouth's box weigh `mouth` more. Latents get noise of a level drawn from
+    0 .. `noise`, so that the decoder forgives what a generator gets slightly wrong.
+    """
+    linear = jax.tree.map(jnp.asarray, linear)
+
+    def loss(weights, batch, key):
+        pixels = to_float(batch["pictures"])
+        picture, pixels = pixels[:, 0], pixels[:, 1:]
         size = len(pixels)
-        plain = {**params, "mean": jnp.zeros(()), "scale": jnp.ones(())}
-        running = codec.init_encode(size, first=False)
-        _, raw = codec.encode_step(plain, running, pixels[:, STRIDE:])
-        mean, scale = moments(raw)
-        fixed = jax.lax.stop_gradient({**params, "mean": mean, "scale": scale})  # halves the cost of the backward pass
-        _, before = codec.encode_step(fixed, running, pixels[:, :STRIDE])
-        latents = jnp.concatenate([before, (raw - mean) / scale], 1)
+        _, latents = codec.encode_step(linear, codec.init_encode(size, first=False), pixels)
         one, two, three = jax.random.split(key, 3)
         level = jax.random.uniform(one, (size, 1, 1, 1, 1), maxval=noise)
         noisy = latents + level * jax.random.normal(two, latents.shape)
         first = jax.random.uniform(three, (size,)) < 0.2
-        state = dataclasses.replace(codec.init_decode(fixed, portrait), first=first, previous=noisy[:, 0])
-        _, decoded = codec.decode_step(params, state, noisy[:, 1:])
-        target = pixels[:, STRIDE:]
-        moved = jnp.mean(jnp.abs(target - portrait[:, None]), -1, keepdims=True)
-        weight = 1.0 + attention * jnp.clip(4.0 * moved, 0.0, 1.0)
-        error = decoded - target
-        value = jnp.mean(weight * jnp.sqrt(jnp.square(error) + 1e-3))
-        return value, {"loss": value, "mse": jnp.mean(jnp.square(error))}
+        state = dataclasses.replace(codec.init_decode(linear, picture), first=first, previous=noisy[:, 0])
+        _, decoded = codec.decode_step({**linear, "synthesis": weights}, state, noisy[:, 1:])
+        inside = in_boxes(batch["mouth"], codec.config.size)[..., None]  # [B, STRIDE, H, W, 1]
+        error = jnp.square(decoded - pixels[:, STRIDE:])
+        value = jnp.mean((1.0 + mouth * inside) * jnp.sqrt(error + 1e-3))
+        return value, {"loss": value, "mse": jnp.mean(error)}
 
     return loss
 
 
-def normalised(codec: WarpCodec, params, pairs: np.ndarray):
-    """Parameters whose latents have mean 0 and variance 1 over the pairs."""
-    plain = {**params, "mean": jnp.zeros(codec.config.channels), "scale": jnp.ones(codec.config.channels)}
-    encode = jax.jit(codec.encode_step)
-    state = codec.init_encode(1, first=False)
-    mean, scale = moments(jnp.concatenate([encode(plain, state, to_float(pair[None, 1:]))[1] for pair in pairs]))
-    return {**params, "mean": mean, "scale": scale}
-
-
-def reconstruction_psnr(codec: WarpCodec, params, pairs: np.ndarray) -> float:
-    """PSNR in dB of the second group of each pair, in pictures of -1 .. 1."""
+def reconstruction_psnr(codec: PatchCodec, params, pairs: np.ndarray) -> float:
+    """PSNR in dB of the second group of each pair uint8 [1 + 2 * STRIDE, H, W, 3], in pictures of -1 .. 1."""
 
     @jax.jit
-    def errors(pair):
+    def error(pair):
         pixels = to_float(pair)
         _, latents = codec.encode_step(params, codec.init_encode(1, first=False), pixels[None, 1:])
         _, decoded = codec.decode_step(params, codec.init_decode(params, pixels[:1]), latents)
         return jnp.mean(jnp.square(decoded[:, STRIDE:] - pixels[None, 1 + STRIDE :]))
 
-    return float(10.0 * np.log10(4.0 / np.mean([errors(pair) for pair in pairs])))
+    return float(10.0 * np.log10(4.0 / np.mean([error(pair) for pair in pairs])))

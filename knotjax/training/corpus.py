@@ -27,7 +27,8 @@ log = logging.getLogger("knotjax")
 def render(folder: Path, clips: int, seconds: float) -> list[Path]:
     """Render the clips of seeds 0 .. clips - 1, one file each, cut to whole latent groups; files that exist are kept.
 
-    A file holds frames uint8 [T, H, W, 3], speech float16 [T, features], channels float32 [T, C] and words int32 [2].
+    A file holds frames uint8 [T, H, W, 3], speech float16 [T, features], channels float32 [T, C], words int32 [2] and
+    mouth float32 [T, 4], the box x0 y0 x1 y1 in pixels.
     """
     folder.mkdir(parents=True, exist_ok=True)
     length = int(seconds * FPS) // STRIDE * STRIDE
@@ -41,6 +42,7 @@ def render(folder: Path, clips: int, seconds: float) -> list[Path]:
             "speech": speech.speech_rows(clip.wave, length).astype(np.float16),
             "channels": np.asarray(clip.channels[:length], np.float32),
             "words": np.asarray(clip.words, np.int32),
+            "mouth": clip.mouth_box[:length],
         }
         part = paths[seed].with_suffix(".part")
         save_file(arrays, part)
@@ -135,17 +137,19 @@ class Pairs:
     Every fourth pair is a standing picture (one frame repeated), as the first latent of a stream is. Half are mirrored.
     """
 
-    def sample(self, path: Path, rng: np.random.Generator) -> np.ndarray:
-        """uint8 [1 + 2 * STRIDE, H, W, 3]."""
+    def sample(self, path: Path, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """pictures uint8 [1 + 2 * STRIDE, H, W, 3], and mouth float32 [STRIDE, 4], boxes of the second group."""
         with safe_open(path, "np") as file:
-            frames = file.get_slice("frames")
-            length = frames.get_shape()[0]
+            frames, boxes = file.get_slice("frames"), file.get_tensor("mouth")
+            length, _, width, _ = frames.get_shape()
             at, other = rng.integers(0, length - 2 * STRIDE + 1), rng.integers(0, length)
-            pair, portrait = frames[at : at + 2 * STRIDE], frames[other : other + 1]
-        if rng.random() < 0.25:
-            pair = np.repeat(pair[:1], 2 * STRIDE, 0)
-        both = np.concatenate([portrait, pair])
-        return np.ascontiguousarray(both[:, :, ::-1]) if rng.random() < 0.5 else both
+            shown = np.full(2 * STRIDE, at) if rng.random() < 0.25 else at + np.arange(2 * STRIDE)
+            pair = frames[at : at + 2 * STRIDE][shown - at]
+            both, mouth = np.concatenate([frames[other : other + 1], pair]), boxes[shown[STRIDE:]]
+        if rng.random() < 0.5:
+            both = np.ascontiguousarray(both[:, :, ::-1])
+            mouth = np.stack([width - mouth[:, 2], mouth[:, 1], width - mouth[:, 0], mouth[:, 3]], 1)
+        return {"pictures": both, "mouth": mouth}
 
 
 def batches(source, transform, batch: int, seed: int):

@@ -12,6 +12,7 @@ import grain
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 import orbax.checkpoint as ocp
 
 log = logging.getLogger("knotjax")
@@ -35,18 +36,47 @@ def init_state(params, optimiser, seed: int) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), optimiser.init(params), key)
 
 
-def make_optimiser(*, steps: int, rate: float, warmup: int, cooldown: float, b2: float):
-    """Adam with warm-up, a flat stretch and a linear cool-down over the last share `cooldown` of the steps."""
+OUTER = ("patch_embedding", "head", "given_gate")  # matrices between pixels or latents and the model: left to Adam
+
+
+def muon_dimensions(params):
+    """Which parameters Muon updates, and their rows and columns: matrices, and stacks of them in scanned layers."""
+
+    def one(path, leaf):
+        names = [part.key for part in path]
+        if names[-1] != "kernel" or leaf.ndim > 3 or any(name in OUTER for name in names):
+            return None
+        return optax.contrib.MuonDimensionNumbers((leaf.ndim - 2,), (leaf.ndim - 1,))
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def make_optimiser(*, steps: int, rate: float, warmup: int, cooldown: float, b2: float, muon: float = 0.0):
+    """Adam with warm-up, a flat stretch and a linear cool-down over the last share `cooldown` of the steps.
+
+    With a rate for `muon`, matrices inside the model are updated by Muon (orthogonalised momentum) instead.
+    """
     down = int(steps * cooldown)
-    schedule = optax.join_schedules(
-        [
-            optax.linear_schedule(0.0, rate, warmup),
-            optax.constant_schedule(rate),
-            optax.linear_schedule(rate, 0.0, down),
-        ],
-        [warmup, steps - down],
-    )
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b1=0.9, b2=b2))
+
+    def schedule(peak):
+        parts = [
+            optax.linear_schedule(0.0, peak, warmup),
+            optax.constant_schedule(peak),
+            optax.linear_schedule(peak, 0.0, down),
+        ]
+        return optax.join_schedules(parts, [warmup, steps - down])
+
+    if muon:
+        chosen = optax.contrib.muon(
+            schedule(muon),
+            consistent_rms=0.2,
+            adam_b2=b2,
+            adam_learning_rate=schedule(rate),
+            muon_weight_dimension_numbers=muon_dimensions,
+        )
+    else:
+        chosen = optax.adam(schedule(rate), b1=0.9, b2=b2)
+    return optax.chain(optax.clip_by_global_norm(1.0), chosen)
 
 
 def make_update(loss: Callable, optimiser, decay: float):

@@ -17,8 +17,8 @@ from knotjax import bundle
 from knotjax.drive import TEXT_SLOTS, WORDS
 from knotjax.errors import InputError
 from knotjax.models.dit import DiT, DiTConfig, undriven
+from knotjax.models.patch_codec import CodecConfig, PatchCodec
 from knotjax.models.text import WordTable
-from knotjax.models.warp_codec import CodecConfig, WarpCodec
 from knotjax.streaming.methods import METHODS
 from knotjax.training import codec_fit, corpus, loop
 from knotjax.training.objectives import FlowConfig, stream_flow
@@ -35,22 +35,24 @@ def save_codec(folder: Path, params, config: dict) -> None:
 
 def trained_codec(config, workdir: Path, paths: list[Path], start: bundle.Bundle | None):
     """The codec of this workdir; when it is not there yet, that of the model to start from, or else a new one."""
-    codec = WarpCodec(CodecConfig(**config.codec.model))
+    codec = PatchCodec(CodecConfig(**config.codec.model))
     folder = workdir / "codec"
     if start and not (folder / "manifest.json").exists():
         save_codec(folder, start.params["codec"], {"start": str(config.start)})
     if not (folder / "manifest.json").exists():
         c = config.codec
+        draws = (corpus.Pairs().sample(path, np.random.default_rng(i)) for i, path in enumerate(paths * c.pairs))
+        pairs = np.stack([draw["pictures"] for draw in draws])
+        shape = dict(moving=c.moving, attention=c.attention, whitening=c.whitening)
+        linear = codec_fit.fit_basis(codec.config, pairs, **shape)
         optimiser = loop.make_optimiser(**c.optimiser)
-        update = loop.make_update(codec_fit.codec_loss(codec, c.noise, c.attention), optimiser, c.ema)
-        state = loop.init_state(codec.init_params(jax.random.key(config.seed)), optimiser, config.seed)
+        update = loop.make_update(codec_fit.synthesis_loss(codec, linear, c.noise, c.mouth), optimiser, c.ema)
+        state = loop.init_state(codec.init_synthesis(jax.random.key(config.seed)), optimiser, config.seed)
         data = corpus.batches(paths, corpus.Pairs(), c.batch, config.seed)
         every = dict(log_every=config.log_every, save_every=config.save_every)
         state = loop.run("codec", workdir, update, state, data, steps=c.optimiser.steps, **every)
-        draws = (corpus.Pairs().sample(path, np.random.default_rng(i)) for i, path in enumerate(paths[:200]))
-        pairs = np.stack(list(draws))
-        params = codec_fit.normalised(codec, state.ema, pairs)
-        quality = codec_fit.reconstruction_psnr(codec, params, pairs)
+        params = {**linear, "synthesis": state.ema}
+        quality = codec_fit.reconstruction_psnr(codec, params, pairs[:200])
         log.info("codec: %.2f dB", quality)
         save_codec(folder, params, {"db": quality})
     return codec, jax.tree.map(jnp.asarray, unflatten(load_weights(folder)[0]))
