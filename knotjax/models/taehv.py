@@ -1,7 +1,7 @@
 """TAEHV for Wan 2.1 (`taew2_1`): a tiny convolutional codec for real-time use, as a streaming codec.
 
 It reads and writes the same normalised latents as the Wan VAE (`knotjax.models.wan_vae`), at a small part of the cost,
-and offers the same functions (see `knotjax.models.warp_codec`). Pixels are in -1 .. 1 at the interface.
+and offers the same functions (see `knotjax.models.patch_codec`). Pixels are in -1 .. 1 at the interface.
 
 The decoder makes four frames of every latent. Of those of the first latent only the last counts, which the interface
 asks for anyway. The encoder joins four frames to a latent; the first frame of a stream stands in all four places, as a

@@ -1,4 +1,4 @@
-"""The Wan 2.1 VAE as a streaming codec, behind the interface of `knotjax.models.warp_codec`.
+"""The Wan 2.1 VAE as a streaming codec, behind the interface of `knotjax.models.patch_codec`.
 
     state = codec.init_encode(batch)
     state, latents = codec.encode_step(params, state, pixels)  # [B, 4F, H, W, 3] -> [B, F, H / 8, W / 8, z]
