@@ -29,7 +29,8 @@ class AnchorPolicy:
     `place`:
       "ahead": at the smallest start + m * stride, m >= 0, beyond all denoised frames (Knot Forcing, Sec. 3.3, "running
         ahead", with "while" for Algorithm 1's "if").
-      "drawn": max(`start`, first denoised frame + r), r drawn from `lead` anew for every pass (LiveAvatar).
+      "drawn": max(`start`, first denoised frame + r), r drawn from `lead` anew for every pass (LiveAvatar);
+        a clean pass counts as pass 0.
       "behind": directly before the oldest frame of the context (Rolling Forcing, AvatarForcing, LongLive, LiveAct).
       "absolute": where it was made, farther away with every block (Self Forcing's sinks).
     """

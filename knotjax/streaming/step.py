@@ -150,7 +150,7 @@ def commit(model: DiT, plan: StreamPlan, params, state: StreamState, emitted, he
         changes["memory"], changes["memory_valid"] = memory.update(
             plan, params, state.memory, state.memory_valid, past, past_valid, kv, valid & (frame >= floor)
         )
-    if plan.recache:
+    if plan.recache and state.ring.frames:
 
         def store(held, new):
             if held is None:
