@@ -40,3 +40,17 @@ def test_low_precision_keeps_its_dtype():
     assert actual.dtype == jnp.bfloat16
     expected = softmax_attention(*(np.asarray(a[0], np.float64) for a in (q, k, v)))
     assert relative(actual[0], expected) <= 0.02
+
+
+def test_bias_and_scale():
+    rng = np.random.default_rng(3)
+    q, k, v = (normal(rng, (2, n, 3, 8)) for n in (4, 6, 6))
+    bias = normal(rng, (3, 4, 6))
+    valid = np.arange(6) < np.array([[6], [4]])
+    scores = np.einsum("bqnd,bknd->bnqk", q, k) * 0.7 + np.asarray(bias)
+    weight = np.exp(scores) * valid[:, None, None]
+    expected = np.einsum("bnqk,bknd->bqnd", weight / weight.sum(-1, keepdims=True), v)
+    actual = attend(q, k, v, jnp.asarray(valid), bias=bias, scale=0.7)
+    assert relative(actual, expected) <= 2e-6
+    for other in (attend(q, k, v, jnp.asarray(valid), scale=0.7), attend(q, k, v, jnp.asarray(valid), bias=bias)):
+        assert relative(other, expected) > 1e-2
