@@ -9,10 +9,8 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
-from knotjax.errors import InputError
+from knotjax.convert.keymap import check_tensors
 from knotjax.weights import flatten, unflatten
-
-LISTED = 20  # names of one kind that an error lists
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +34,17 @@ def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (shape[-1], shape[-2], *shape[:-2]) if len(shape) > 1 else shape
 
 
+def _shapes(tensors: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    return {name: np.shape(tensor) for name, tensor in tensors.items()}
+
+
 def read(state: Mapping[str, np.ndarray], table: Sequence[Row]) -> dict:
     """A checkpoint's tensors as parameters.
 
     Raises:
       InputError: tensors are missing, unknown or have another shape; they are named.
     """
-    _check(state, {row.name: row.theirs for row in table}, "the checkpoint's tensors")
+    check_tensors({row.name: row.theirs for row in table}, _shapes(state), "the checkpoint")
     flat = {}
     for row in table:
         tensor = np.asarray(state[row.name])
@@ -59,7 +61,7 @@ def write(params: Mapping, table: Sequence[Row]) -> dict[str, np.ndarray]:
       InputError: parameters are missing, unknown or have another shape; they are named.
     """
     flat = flatten(params)
-    _check(flat, {row.path: row.shape for row in table}, "the parameters")
+    check_tensors({row.path: row.shape for row in table}, _shapes(flat), "the parameter tree")
     state = {}
     for row in table:
         leaf = flat[row.path]
@@ -67,23 +69,3 @@ def write(params: Mapping, table: Sequence[Row]) -> dict[str, np.ndarray]:
             leaf = np.moveaxis(leaf, (-1, -2), (0, 1))
         state[row.name] = np.ascontiguousarray(leaf).reshape(row.theirs)
     return state
-
-
-def _check(found: Mapping, wanted: Mapping[str, tuple], what: str) -> None:
-    """Refuse unless names and shapes are exactly the wanted ones."""
-    kinds = {
-        "missing": sorted(wanted.keys() - found.keys()),
-        "unknown": sorted(found.keys() - wanted.keys()),
-        "misshapen": [
-            f"{name} {list(np.shape(found[name]))} instead of {list(wanted[name])}"
-            for name in sorted(wanted.keys() & found.keys())
-            if tuple(np.shape(found[name])) != tuple(wanted[name])
-        ],
-    }
-    faults = [
-        f"{kind} " + ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
-        for kind, names in kinds.items()
-        if names
-    ]
-    if faults:
-        raise InputError(f"{what} do not fit the model: {'; '.join(faults)}: give the file or the config that fits")

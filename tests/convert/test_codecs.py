@@ -94,19 +94,19 @@ def test_every_misfit_is_named_in_one_line(name):
     with pytest.raises(InputError) as error:
         read(broken, config)
     message = str(error.value)
-    assert "\n" not in message and f"missing {first}" in message and "unknown model.extra" in message
+    assert "\n" not in message and f"missing: {first}" in message and "unknown: model.extra" in message
     for key in (second, third):
-        assert f"{key} {list(broken[key].shape)} instead of {list(state[key].shape)}" in message
+        assert f"{key} {broken[key].shape} instead of {state[key].shape}" in message
     assert len(state) == len(broken) and list(state)[4] not in message
 
     params = read(state, config)
     del params["encoder"]["conv_in"]
-    with pytest.raises(InputError, match=r"parameters.*missing encoder/conv_in"):
+    with pytest.raises(InputError, match=r"parameter tree.*missing: encoder/conv_in"):
         write(params, config)
 
 
 def test_a_wholly_different_file_gives_a_short_message():
     theirs = wan_vae.to_diffusers(wan_vae.from_original(wan_state(TINY_WAN), TINY_WAN), TINY_WAN)
-    with pytest.raises(InputError, match=r"missing conv1.bias, .* and \d+ more; unknown .* and \d+ more") as error:
+    with pytest.raises(InputError, match=r"missing: conv1.bias, .* and \d+ more; unknown: .* and \d+ more") as error:
         wan_vae.from_original(theirs, TINY_WAN)
     assert len(str(error.value)) < 3000
