@@ -24,7 +24,7 @@ class FlowConfig:
     max_lead: int = 8  # the reference stands 1 .. max_lead frames ahead of the last denoised one
 
 
-def stream_flow(model: DiT, plan: StreamPlan, config: FlowConfig, params, batch, text, key):
+def stream_flow(model: DiT, plan: StreamPlan, config: FlowConfig, params, batch, text, key, weight=1.0):
     """Flow matching in the geometry of the stream: every chunk is denoised against the caches that a stream would hold.
 
     The chunks before it are committed through the same passes as in `stream_step` (clean, at t = 0, with their own
@@ -36,6 +36,7 @@ def stream_flow(model: DiT, plan: StreamPlan, config: FlowConfig, params, batch,
         audio [B, F, P, C], motion [B, F, P, C]; plan.history must equal plan.chunk.
       text: [B, T, text_dim].
       key: a random key.
+      weight: [z], how much the squared error of each latent channel counts; about 1 on average.
 
     Returns:
       The loss and a dict of scalars.
@@ -108,6 +109,7 @@ def stream_flow(model: DiT, plan: StreamPlan, config: FlowConfig, params, batch,
     position = jnp.broadcast_to(jnp.arange(span, dtype=jnp.int32), t.shape)
     knot = chunked(seen)[:, :k]
     x0, _ = passes.denoise_pass(model, plan, params, x, t, spread(reference), knot, has_knot, position, drive, contexts)
-    error = jnp.mean(jnp.square(x0 - target), (1, 2, 3, 4))
+    error = jnp.mean(weight * jnp.square(x0 - target), (1, 2, 3, 4))
     loss = jnp.mean(error / (config.floor + sigma[:, 0]))
-    return loss, {"loss": loss, "error": jnp.mean(error), "still": jnp.mean(jnp.square(spread(reference) - target))}
+    still = jnp.mean(weight * jnp.square(spread(reference) - target))
+    return loss, {"loss": loss, "error": jnp.mean(error), "still": still}

@@ -104,9 +104,13 @@ def train(config, workdir: Path) -> None:
         params = {name: start.params[name] for name in params}
     log.info("DiT: %d parameters", sum(array.size for array in jax.tree.leaves(params)))
 
+    # Errors count as they do in pixels, with a floor for channels that show little.
+    energy = jnp.square(codec_params["scale"])
+    weight = config.channel_floor + (1.0 - config.channel_floor) * energy / jnp.mean(energy)
+
     def loss(params, batch, key):
         text = WordTable(len(WORDS), sizes.text_dim).apply({"params": params["words"]}, batch["words"])
-        return stream_flow(model, plan, flow, params["dit"], batch, text, key)
+        return stream_flow(model, plan, flow, params["dit"], batch, text, key, weight)
 
     def export(state: loop.TrainState):
         average = {**state.ema, "codec": codec_params}

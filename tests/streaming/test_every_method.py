@@ -67,6 +67,7 @@ CASES = {
     "rolling_forcing_upstream": small(
         "rolling_forcing", parity="upstream", change=dict(commit_history=5), anchor=dict(commit_absolute=8), **ROLL
     ),
+    "longlive_without_history": small("longlive", chunk=2, window=4, sink=2, **TWO),
     "longlive_upstream": small("longlive", chunk=2, window=7, sink=2, parity="upstream", **TWO),
     "self_forcing_sink": small("self_forcing", chunk=2, history=4, sink=2, **TWO),
     # Corners.
@@ -78,8 +79,13 @@ CASES = {
     "act_memory_fills_late": small("live_act", chunk=3, first=2, reference=1, memory=3, recent=4, **TWO),
     "avatar_one_block": small("avatar_forcing", blocks=1, passes=2, chunk=3, history=4),
     "no_history": small("self_forcing", history=0, chunk=2, **TWO),
-    "shorter_first_list": small(
-        "causal_forcing", chunk=2, count=2, history=3, given_reference=True, change=dict(first_timesteps=(800.0,))
+    "longer_first_list": small(
+        "causal_forcing",
+        chunk=2,
+        count=2,
+        history=3,
+        given_reference=True,
+        change=dict(first_timesteps=(900.0, 700.0, 300.0)),
     ),
     "clean_pass_looks_farther": small("rolling_forcing", change=dict(commit_history=5), **ROLL),
     "drawn_for_a_clean_pass": small(
