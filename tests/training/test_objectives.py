@@ -96,6 +96,10 @@ def test_loss_is_the_weighted_error(setup, monkeypatch):
     np.testing.assert_allclose(loss, np.mean(0.25 / (0.1 + np.asarray(times["sigma"]))), rtol=1e-5)
     np.testing.assert_allclose(scalars["error"], 0.25, rtol=1e-5)
     assert np.ptp(times["sigma"]) > 0.05
+    weight = jnp.array([0.5, 1.0, 1.5, 3.0])
+    weighted, scalars = stream_flow(model, PLAN, EXACT, params, batch, text, jax.random.key(1), weight)
+    np.testing.assert_allclose(weighted, 1.5 * loss, rtol=1e-5)
+    np.testing.assert_allclose(scalars["error"], 1.5 * 0.25, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["latents", "reference", "audio", "motion"])
