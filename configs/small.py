@@ -63,7 +63,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.optimiser = dict(steps=8000, rate=2e-3, warmup=100, cooldown=0.4, b2=0.98, muon=1e-2)
     config.ema = 0.999
     config.drop = dict(audio=0.05, all_motion=0.4, some_motion=0.3, words=0.3)
-    config.flow = dict(shift=3.0)
+    config.flow = dict(shift=3.0, mouth=3.0)
     config.channel_floor = 0.2  # share of the loss that counts all latent channels alike
     config.log_every = 20
     config.save_every = 500

@@ -63,16 +63,26 @@ def encode(paths: list[Path], codec, params) -> list[dict[str, np.ndarray]]:
     """Rendered clips as training arrays.
 
     Returns:
-      For every clip group, still: float16 [G, h, w, z]; speech: float16 [T, features]; channels: float32 [T, C];
-      words: int32 [2].
+      For every clip group, still: float16 [G, h, w, z]; mouth: bool [G, h, w], latents that the mouth's box touches;
+      speech: float16 [T, features]; channels: float32 [T, C]; words: int32 [2].
     """
     corpus, start = [], time.time()
     for path in paths:
         group, still = _encode(codec, params, read(path, "frames")["frames"])
         latents = {"group": np.asarray(group, np.float16), "still": np.asarray(still, np.float16)}
+        latents["mouth"] = touched(read(path, "mouth")["mouth"], codec.config.patch, codec.config.grid)
         corpus.append(latents | read(path, "speech", "channels", "words"))
     log.info("corpus: encoded %d clips in %.0f s", len(paths), time.time() - start)
     return corpus
+
+
+def touched(boxes: np.ndarray, patch: int, grid: int) -> np.ndarray:
+    """Latents that a box touches in any frame of their group: x0 y0 x1 y1 [T, 4] in pixels -> bool [G, grid, grid]."""
+    low = np.arange(grid) * patch
+    x0, y0, x1, y1 = (boxes[:, i, None] for i in range(4))
+    columns, rows = (low < x1) & (low + patch > x0), (low < y1) & (low + patch > y0)  # [T, grid]
+    inside = rows[:, :, None] & columns[:, None, :]
+    return inside.reshape(-1, STRIDE, grid, grid).any(1)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -94,7 +104,7 @@ class Windows:
         """One sample of `latents` consecutive latent frames that begins like a stream.
 
         Returns:
-          latents [F, h, w, z], reference [1, h, w, z], audio [F, P, C], motion [F, P, C], words [2].
+          latents [F, h, w, z], mouth [F, h, w], reference [1, h, w, z], audio [F, P, C], motion [F, P, C], words [2].
         """
         groups = len(clip["group"])
         start = int(rng.integers(0, groups - self.latents + 1))
@@ -124,6 +134,7 @@ class Windows:
         words = np.where(rng.random(2) < self.drop["words"], 0, clip["words"]).astype(np.int32)
         return {
             "latents": pick,
+            "mouth": clip["mouth"][start : start + self.latents],
             "reference": reference,
             "audio": audio,
             "motion": motion.motion_windows(clip["channels"][begin:], present, 0, self.latents),

@@ -21,6 +21,7 @@ class FlowConfig:
     clean_history: float = 0.3  # share of samples whose history is left clean
     drop_history: float = 0.1  # share of later chunks that see no history
     drop_knot: float = 0.2  # share of later chunks that get no knot
+    mouth: float = 0.0  # how much more the errors of latents at the mouth count
     max_lead: int = 8  # the reference stands 1 .. max_lead frames ahead of the last denoised one
 
 
@@ -32,8 +33,9 @@ def stream_flow(model: DiT, plan: StreamPlan, config: FlowConfig, params, batch,
     history is the true one.
 
     Args:
-      batch: latents [B, F, h, w, z] with F = chunks * plan.chunk + plan.knot.frames, reference [B, 1, h, w, z],
-        audio [B, F, P, C], motion [B, F, P, C]; plan.history must equal plan.chunk.
+      batch: latents [B, F, h, w, z] with F = chunks * plan.chunk + plan.knot.frames, mouth bool [B, F, h, w] (latents
+        at the mouth), reference [B, 1, h, w, z], audio [B, F, P, C], motion [B, F, P, C]; plan.history must equal
+        plan.chunk.
       text: [B, T, text_dim].
       key: a random key.
       weight: [z], how much the squared error of each latent channel counts; about 1 on average.
@@ -109,7 +111,9 @@ def stream_flow(model: DiT, plan: StreamPlan, config: FlowConfig, params, batch,
     position = jnp.broadcast_to(jnp.arange(span, dtype=jnp.int32), t.shape)
     knot = chunked(seen)[:, :k]
     x0, _ = passes.denoise_pass(model, plan, params, x, t, spread(reference), knot, has_knot, position, drive, contexts)
-    error = jnp.mean(weight * jnp.square(x0 - target), (1, 2, 3, 4))
-    loss = jnp.mean(error / (config.floor + sigma[:, 0]))
+    square = weight * jnp.square(x0 - target)
+    error = jnp.mean(square, (1, 2, 3, 4))
+    place = (1.0 + config.mouth * chunked(batch["mouth"]))[..., None]  # [B * chunks, span, h, w, 1]
+    loss = jnp.mean(jnp.mean(place * square, (1, 2, 3, 4)) / (config.floor + sigma[:, 0]))
     still = jnp.mean(weight * jnp.square(spread(reference) - target))
     return loss, {"loss": loss, "error": jnp.mean(error), "still": still}

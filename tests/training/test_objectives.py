@@ -37,6 +37,7 @@ def setup():
     assert all(bool(jnp.all(a != 0)) for a in jax.tree.leaves(params))
     batch = {
         "latents": latents,
+        "mouth": jnp.zeros(latents.shape[:-1], bool).at[:, :, 1].set(True),
         "reference": normal(2, 1, 4, 4, 4),
         "audio": normal(2, 10, 8, 6),
         "motion": normal(2, 10, 4, 5),
@@ -100,6 +101,10 @@ def test_loss_is_the_weighted_error(setup, monkeypatch):
     weighted, scalars = stream_flow(model, PLAN, EXACT, params, batch, text, jax.random.key(1), weight)
     np.testing.assert_allclose(weighted, 1.5 * loss, rtol=1e-5)
     np.testing.assert_allclose(scalars["error"], 1.5 * 0.25, rtol=1e-5)
+    near = dataclasses.replace(EXACT, mouth=4.0)  # one row of four lies at the mouth
+    at_mouth, scalars = stream_flow(model, PLAN, near, params, batch, text, jax.random.key(1))
+    np.testing.assert_allclose(at_mouth, 2.0 * loss, rtol=1e-5)
+    np.testing.assert_allclose(scalars["error"], 0.25, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["latents", "reference", "audio", "motion"])
