@@ -38,7 +38,7 @@ def empty(sets: int, frames: int, like: jax.Array) -> KeyValues:
 
 def capacity(budget: int, unit: int) -> int:
     """Slots of a ring for `budget` frames written `unit` at a time."""
-    return -(-budget // unit) * unit
+    return -(-budget // unit) * unit if budget else 0
 
 
 def append(ring: KeyValues, new: KeyValues, written) -> KeyValues:

@@ -108,6 +108,11 @@ class StreamPlan:
         return max(self.history, self.commit_history or 0)
 
     @property
+    def ring_unit(self) -> int:
+        """Frames that a step writes to the ring: its block, or the end of it that can be looked at."""
+        return min(self.chunk, self.ring_budget)
+
+    @property
     def caches(self) -> int:
         """Sets of keys and values that are kept."""
         return self.passes if self.commit == "same_step" else 1

@@ -59,7 +59,7 @@ def init_stream(model: DiT, plan: StreamPlan, params, reference, text, key) -> S
         anchor = KeyValues(k[None], v[None])
     else:
         anchor = cache.empty(plan.caches, a.frames if a.source == "stream" else 0, like)
-    slots = cache.capacity(plan.ring_budget, plan.chunk)
+    slots = cache.capacity(plan.ring_budget, plan.ring_unit)
 
     def nothing(*shape):
         return jnp.zeros((batch, *shape), reference.dtype)

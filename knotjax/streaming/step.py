@@ -151,19 +151,21 @@ def commit(model: DiT, plan: StreamPlan, params, state: StreamState, emitted, he
             plan, params, state.memory, state.memory_valid, past, past_valid, kv, valid & (frame >= floor)
         )
     if plan.recache and state.ring.frames:
+        at = state.written % state.ring.frames
 
         def store(held, new):
             if held is None:
                 return None
-            return jax.lax.dynamic_update_slice_in_dim(held, new, state.written % held.shape[1], axis=1)
+            return jax.lax.dynamic_update_slice_in_dim(held, new[:, -plan.ring_unit :], at, axis=1)
 
         changes["past"] = Past(
             store(state.past.latents, emitted),
             store(state.past.audio, heard.audio),
             store(state.past.motion, heard.motion),
         )
-    ring = cache.append(state.ring, kv, state.written)
-    return dataclasses.replace(state, ring=ring, written=state.written + plan.chunk, **changes)
+    newest = kv.map(lambda new: new[:, :, :, plan.chunk - plan.ring_unit :])
+    ring = cache.append(state.ring, newest, state.written)
+    return dataclasses.replace(state, ring=ring, written=state.written + plan.ring_unit, **changes)
 
 
 def stream_step(model: DiT, plan: StreamPlan, params, state: StreamState, drive: Conditions):

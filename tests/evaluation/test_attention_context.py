@@ -47,7 +47,7 @@ def ring_frames(plan, block):
     text, keys = jnp.zeros((1, 2, model.config.text_dim)), jax.random.split(jax.random.key(0), 1)
     shapes = jax.eval_shape(partial(init_stream, model, plan), random_params(model), reference, text, keys)
     state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), dataclasses.replace(shapes, key=text))
-    written = jnp.int32(block * plan.chunk)
+    written = jnp.int32(block * plan.ring_unit)
     state = dataclasses.replace(state, written=written, block=state.block + block, end=state.end + ENDLESS)
     held = np.asarray(ring_valid(plan, state, plan.history))[0]
     return sorted(plan.first_frame(block) + np.asarray(cache.ages(state.ring.frames, written))[held])
