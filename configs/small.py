@@ -7,7 +7,7 @@ when the same command is given again. `--config=configs/small.py:debug` does eve
 minutes.
 
 On two CPU cores (AMD EPYC, no accelerator) the corpus takes 5 minutes, the codec 6, and a step 0.45 s. The shipped
-weights had 2,100 steps with Adam and 6,500 with Muon, from one another; `experiments/small_model` holds the loss curves,
+weights had 2,100 steps with Adam, then 6,500 with Muon; `experiments/small_model` holds the loss curves,
 the figures and the exact commands. More steps help, and `--config.start=knotjax/assets/small` goes on from the shipped
 weights.
 """
