@@ -24,9 +24,8 @@ def block_context(plan: StreamPlan, block: int) -> tuple[np.ndarray, np.ndarray]
     first, anchor = plan.first_frame(block), plan.anchor
     denoised = np.arange(first, first + plan.span)
     denoised = denoised[denoised >= 0]
-    sink = anchor.frames if anchor.source == "stream" else 0
-    held = {"reference": [REFERENCE], "none": []}.get(anchor.source, range(sink if first > 0 else 0))
-    past = np.arange(max(first - plan.history, sink), max(first, sink))
+    held = {"reference": [REFERENCE], "none": []}.get(anchor.source, range(plan.sink if first > 0 else 0))
+    past = np.arange(max(first - plan.history, plan.sink), max(first, plan.sink))
     return denoised, np.concatenate([np.asarray(held, int), past, denoised])
 
 

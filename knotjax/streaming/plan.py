@@ -103,6 +103,11 @@ class StreamPlan:
         return 0 if self.first_chunk is None else self.chunk - self.first_chunk
 
     @property
+    def sink(self) -> int:
+        """Frames that the anchor takes from the stream; ring and memory do not show them again."""
+        return self.anchor.frames if self.anchor.source == "stream" else 0
+
+    @property
     def ring_budget(self) -> int:
         """Past frames that some pass may look at."""
         return max(self.history, self.commit_history or 0)

@@ -94,5 +94,4 @@ def ring_valid(plan: StreamPlan, state: StreamState, budget: int) -> jax.Array:
     """
     age = cache.ages(state.ring.frames, state.written)  # [R]
     frame = plan.first_frame(state.block)[:, None] + age  # [B, R]
-    floor = plan.anchor.frames if plan.anchor.source == "stream" else 0
-    return (age >= -budget) & (frame >= floor) & (frame < state.end[:, None])
+    return (age >= -budget) & (frame >= plan.sink) & (frame < state.end[:, None])

@@ -138,17 +138,16 @@ def commit(model: DiT, plan: StreamPlan, params, state: StreamState, emitted, he
         k, v = passes.commit_pass(model, plan, params, emitted, state.reference, position, heard, past, valid)
         kv = KeyValues(k[None], v[None])
     changes = {}
-    if plan.anchor.source == "stream":
+    if plan.sink:
         opens = (frame[:, -1] == plan.chunk - 1 - plan.missing)[None, None, :, None, None, None, None]
-        own = slice(plan.missing, plan.missing + plan.anchor.frames)
+        own = slice(plan.missing, plan.missing + plan.sink)
         changes["anchor"] = state.anchor.map(lambda old, new: jnp.where(opens, new[:, :, :, own], old), kv)
     if plan.memory.frames:
         past = cache.newest(state.ring, plan.history, state.written)
         age = jnp.arange(-plan.history, 0)
-        floor = plan.anchor.frames if plan.anchor.source == "stream" else 0
-        past_valid = first[:, None] + age >= floor
+        past_valid = first[:, None] + age >= plan.sink
         changes["memory"], changes["memory_valid"] = memory.update(
-            plan, params, state.memory, state.memory_valid, past, past_valid, kv, valid & (frame >= floor)
+            plan, params, state.memory, state.memory_valid, past, past_valid, kv, valid & (frame >= plan.sink)
         )
     if plan.recache and state.ring.frames:
         at = state.written % state.ring.frames
