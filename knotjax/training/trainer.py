@@ -3,6 +3,7 @@
 python -m knotjax train --config=configs/small.py --workdir=out/small
 """
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from knotjax.models.patch_codec import CodecConfig, PatchCodec
 from knotjax.models.text import WordTable
 from knotjax.streaming.methods import METHODS
 from knotjax.training import codec_fit, corpus, loop
+from knotjax.training.grow import grow
 from knotjax.training.objectives import FlowConfig, stream_flow
 from knotjax.weights import flatten, load_weights, save_weights, unflatten
 
@@ -59,17 +61,23 @@ def trained_codec(config, workdir: Path, paths: list[Path], start: bundle.Bundle
 
 
 def starting_point(config) -> bundle.Bundle | None:
-    """The model that `config.start` names, when it fits.
+    """The model that `config.start` names, grown to the config's sizes when it is smaller.
 
     Raises:
-      InputError: its sizes are not those of the config.
+      InputError: it cannot be grown to them.
     """
     if not config.start:
         return None
-    start = bundle.load(config.start)
-    if start.dit != DiTConfig(**config.dit) or start.codec != CodecConfig(**config.codec.model):
-        raise InputError(f"{config.start}: has other sizes than the config; change one of them")
-    return start
+    start, sizes = bundle.load(config.start), DiTConfig(**config.dit)
+    if start.codec != CodecConfig(**config.codec.model):
+        raise InputError(f"{config.start}: its codec has other sizes than the config's; change one of them")
+    if start.dit == sizes:
+        return start
+    try:
+        grown = grow(start.dit, sizes, start.params["dit"], seed=config.seed)
+    except ValueError as error:
+        raise InputError(f"{config.start}: has other sizes than the config: {error}") from error
+    return dataclasses.replace(start, dit=sizes, params=start.params | {"dit": grown})
 
 
 def initial_params(model: DiT, grid: int, key):

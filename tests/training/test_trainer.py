@@ -76,6 +76,14 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
     after = weights(tmp_path / "further")
     assert all(np.array_equal(whole[name], after[name]) for name in whole if name.startswith("codec"))
     assert any(not np.array_equal(whole[name], after[name]) for name in whole if name.startswith("dit"))
-    further.dit.dim = 64
+
+    # It may grow on the way; here by layers, whose sizes must fit.
+    further.dit.layers, further.optimiser.steps, further.optimiser.rate = 4, 1, 0.0
+    trainer.train(further, tmp_path / "grown")
+    grown = bundle.load(tmp_path / "grown" / "weights")
+    assert grown.dit.layers == 4
+    kept = flatten(grown.params)["dit/blocks/block0/q/kernel"][:1]
+    assert np.array_equal(kept, whole["dit/blocks/block0/q/kernel"])
+    further.dit.dim = 48
     with pytest.raises(InputError, match="other sizes"):
         trainer.train(further, tmp_path / "misfit")
