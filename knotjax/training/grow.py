@@ -12,8 +12,8 @@ import numpy as np
 
 from knotjax.models.dit import DiTConfig
 
-# Which of a parameter's axes run over model channels: module -> (pieces that the input axis holds, and the output axis);
-# 0: an axis of another width. The axis of `time_projection` holds six tables side by side, for example.
+# How many tables of model channels stand side by side on a kernel's axes: module -> (input, output); 0: an axis of
+# another width.
 _KERNELS = {
     **{name: (1, 1) for name in ("q", "k", "v", "o", "text_q", "text_k", "text_v", "text_o")},
     **{name: (1, 1) for name in ("ffn_in", "ffn_out", "text_out", "time_out")},
