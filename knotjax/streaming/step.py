@@ -65,12 +65,16 @@ def contexts(plan: StreamPlan, state: StreamState, at, step, *, commit: bool = F
     return tuple(found)
 
 
-def denoise(model: DiT, plan: StreamPlan, params, state: StreamState, drive: Conditions):
+def denoise(model: DiT, plan: StreamPlan, params, state: StreamState, drive: Conditions, learn: int | None = None):
     """All denoising passes of one step.
 
+    Args:
+      learn: number of the pass, from 0, that gradients flow through; the others and what enters it are constants. None
+        outside training.
+
     Returns:
-      The window after its last pass [B, F, H, W, z], and with same-step caches every pass's keys and values of the
-      oldest block, else None.
+      The window after its last pass [B, F, H, W, z]; with same-step caches every pass's keys and values of the
+      oldest block, else None; the clean estimate of pass `learn` [B, F, H, W, z], else None.
     """
     batch, _, *latent = state.reference.shape
     dtype = state.reference.dtype
@@ -80,7 +84,8 @@ def denoise(model: DiT, plan: StreamPlan, params, state: StreamState, drive: Con
     knot_valid = state.block > 0
     start = jnp.zeros((), jnp.int32)
     varies = plan.commit == "same_step" or plan.anchor.place == "drawn"  # from pass to pass
-    steady = () if varies else contexts(plan, state, start, jnp.zeros(batch, jnp.int32))
+    still, held = (params, state) if learn is None else jax.lax.stop_gradient((params, state))
+    steady = () if varies else contexts(plan, held, start, jnp.zeros(batch, jnp.int32))
     later, opening = levels(plan, first=False), levels(plan, first=True)
     extra = len(opening.number) - len(later.number)  # passes that block 0 alone gets, before the others
     opens = state.block == 0  # [B]
@@ -88,14 +93,18 @@ def denoise(model: DiT, plan: StreamPlan, params, state: StreamState, drive: Con
     def draw(number, frames):
         return block_noise(state.key, state.block, number, (frames, *latent), dtype)
 
-    def one(x, schedule):
-        now, after, number, index = schedule
+    def single(params, look, x, schedule):
+        now, after, number, _ = schedule
         x0, kv = passes.denoise_pass(
             model, plan, params, x, now.astype(dtype), state.reference, state.knot, knot_valid, position, drive,
-            contexts(plan, state, index, number) if varies else steady, valid,
+            look, valid,
         )  # fmt: skip
         moved = renoise(plan.sampler, x0, x, now, after, draw(number, plan.span))
-        return moved, tuple(a[:, :, : plan.chunk] for a in kv) if plan.commit == "same_step" else None
+        return x0, moved, tuple(a[:, :, : plan.chunk] for a in kv) if plan.commit == "same_step" else None
+
+    def one(x, schedule):
+        number, index = schedule[2:]
+        return single(still, contexts(plan, held, index, number) if varies else steady, x, schedule)[1:]
 
     def table(name):  # [P, B, ...], the passes that every step has
         one, two = (jnp.asarray(getattr(rows, name)) for rows in (later, opening))
@@ -113,8 +122,20 @@ def denoise(model: DiT, plan: StreamPlan, params, state: StreamState, drive: Con
     if extra:
         x = jax.lax.cond(jnp.any(opens), before, lambda x: x, x)
     indices = jnp.arange(len(later.number), dtype=jnp.int32)
-    x, kv = jax.lax.scan(one, x, (table("now"), table("after"), table("number"), indices))
-    return x, None if kv is None else KeyValues(*kv)
+    rows = (table("now"), table("after"), table("number"), indices)
+    if learn is None:
+        x, kv = jax.lax.scan(one, x, rows)
+        return x, None if kv is None else KeyValues(*kv), None
+    x, before_kv = jax.lax.scan(one, x, tuple(a[:learn] for a in rows))
+    row = tuple(a[learn] for a in rows)
+    estimate, x, kv = single(params, contexts(plan, state, row[3], row[2]), jax.lax.stop_gradient(x), row)
+    if learn + 1 < len(indices):
+        if plan.commit == "same_step":
+            raise ValueError("learn: with same-step caches it must be the last pass")
+        x, _ = jax.lax.scan(one, jax.lax.stop_gradient(x), tuple(a[learn + 1 :] for a in rows))
+    if kv is not None:
+        kv = KeyValues(*(jnp.concatenate([old, new[None]]) for old, new in zip(before_kv, kv)))
+    return x, kv, estimate
 
 
 def commit(model: DiT, plan: StreamPlan, params, state: StreamState, emitted, heard: Conditions, kv) -> StreamState:
@@ -167,7 +188,16 @@ def commit(model: DiT, plan: StreamPlan, params, state: StreamState, emitted, he
     return dataclasses.replace(state, ring=ring, written=state.written + plan.ring_unit, **changes)
 
 
-def stream_step(model: DiT, plan: StreamPlan, params, state: StreamState, drive: Conditions):
+def _constant(params):
+    """Parameters that get no gradient but for the memory's own weights."""
+
+    def one(path, leaf):
+        return leaf if path[-1].key.startswith("memory_") else jax.lax.stop_gradient(leaf)
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def stream_step(model: DiT, plan: StreamPlan, params, state: StreamState, drive: Conditions, learn: int | None = None):
     """Denoise the window, emit its oldest block and commit it (Knot Forcing, Algorithm 1, lines 5-20).
 
     Args:
@@ -175,19 +205,27 @@ def stream_step(model: DiT, plan: StreamPlan, params, state: StreamState, drive:
       drive: conditions of exactly the frames `plan.first_frame(step)` .. + `plan.span` - 1; those of frames that do not
         exist are not used. New words take effect from this step on; the reference and the frames in the ring keep the
         words that they were encoded with (see `streaming.switch`).
+      learn: in training, number of the denoising pass that gradients flow through, from 0 (see `training.rollout`).
+        What the step keeps is then constant, but for the compression of a memory, which its weights learn from.
 
     Returns:
       The next state and the clean latents of the oldest block, [B, chunk, H, W, z]. Which of them are frames of the
       stream follows from the number of the step (`plan.emitted`): in a first block shorter than the others, its end.
+      With `learn` also that pass's clean estimate of the window [B, F, H, W, z].
     """
-    x, kv = denoise(model, plan, params, state, drive)
+    x, kv, estimate = denoise(model, plan, params, state, drive, learn)
     if plan.knot.frames:
         x = fuse(plan.knot, x, state.knot, state.block > 0)
     emitted, rest = x[:, : plan.chunk], x[:, plan.chunk :]
     heard = Conditions(drive.text, *(a if a is None else a[:, : plan.chunk] for a in (drive.audio, drive.motion)))
-    state = commit(model, plan, params, state, emitted, heard, kv)
+    kept = (state, emitted, heard, kv, rest)
+    if learn is not None:
+        params, kept = _constant(params), jax.lax.stop_gradient(kept)
+    *known, rest = kept
+    state = commit(model, plan, params, *known)
     name = "knot" if plan.blocks == 1 else "window"
-    return dataclasses.replace(state, block=state.block + 1, **{name: rest}), emitted
+    state = dataclasses.replace(state, block=state.block + 1, **{name: rest})
+    return (state, emitted) if learn is None else (state, emitted, estimate)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -10,8 +10,8 @@ import pytest
 from knotjax.models.dit import Conditions, DiT, DiTConfig, undriven
 from knotjax.streaming import cache, passes, step
 from knotjax.streaming.methods import knot_forcing
-from knotjax.training import objectives
 from knotjax.training.objectives import FlowConfig, stream_flow
+from knotjax.training.objectives import flow as objectives
 
 SIZES = DiTConfig(
     latent_channels=4, dim=24, ffn_dim=32, heads=2, layers=2, freq_dim=16, text_dim=8,
