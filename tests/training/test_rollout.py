@@ -42,8 +42,9 @@ class Recording(Oracle):
 
     def denoise(self, past, n, number, *rest):
         out = super().denoise(past, n, number, *rest)
-        self.inputs[n, number] = list(self.last)
-        self.packed[n, number] = list(self.compressed)
+        if (n, number) not in self.inputs:  # later replays of this pass write over what it looked at
+            self.inputs[n, number] = list(self.last)
+            self.packed[n, number] = list(self.compressed)
         return out
 
     def replay(self, turns):
@@ -154,7 +155,12 @@ class Setting:
         return x[:, window] - sigma * out[:, window]
 
 
-@pytest.mark.parametrize("name", CASES)
+DEFAULT = ("knot_forcing", "avatar_forcing")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in DEFAULT else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
 def test_gradient_is_that_of_the_exit_forwards(name, monkeypatch):
     with precision("float64"):
         s = Setting(name, monkeypatch)
