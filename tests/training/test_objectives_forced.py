@@ -125,9 +125,7 @@ def test_sees_what_the_stream_sees(name):
             state, out = jit_step(s.model, plan, params, state, jax.tree.map(lambda a, n=n: a[n], drive))
             emitted.append(np.asarray(out))
             rest = jnp.zeros((2, plan.span - plan.chunk, *latent))
-            clean.append(
-                jnp.concatenate([out, rest], 1) if n or not plan.knot.frames else jnp.concatenate([out, rest], 1)
-            )
+            clean.append(jnp.concatenate([out, rest], 1))
             if n and plan.knot.frames:
                 assert relative(out[:, : plan.knot.frames], knot) < 1e-12  # weight 1: the knot itself is emitted
         t = jnp.broadcast_to(jnp.asarray(levels(plan, first=False).now[0]), (steps, 2, plan.span))

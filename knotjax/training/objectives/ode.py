@@ -70,7 +70,7 @@ def ode_regression(model: DiT, plan: StreamPlan, config: OdeConfig, times, param
     Returns:
       The loss and a dict of scalars.
     """
-    plan, trajectory = single(plan, blocks=1), batch["trajectory"]
+    plan, trajectory = single(plan, blocks=1), batch["trajectory"].astype(batch["reference"].dtype)
     size, points, frames = trajectory.shape[:3]
     steps = chunks(plan, frames)
     index = jax.random.randint(key, (steps, size) if config.per_chunk else (1, size), 0, points)
