@@ -52,7 +52,8 @@ class Setting:
         position = jnp.tile(jnp.arange(FRAMES)[None], (2, 1))
         conditions = Conditions(text, audio, b["motion"][:, :FRAMES])
         context = Context(k, v, place, jnp.ones((2, 1), bool))
-        out, _ = model.apply(p, x, 0 * x, jnp.ones((2, FRAMES)), t, position, conditions, (context,))
+        apply = jax.jit(model.apply)
+        out, _ = apply(p, x, 0 * x, jnp.ones((2, FRAMES)), t, position, conditions, (context,))
         return np.asarray(x - t[..., None, None, None] / 1000 * out)
 
 
@@ -68,7 +69,7 @@ def record_scores(monkeypatch):
 
     def scores(cast, config, teacher, critic, batch, x, t):
         out = real(cast, config, teacher, critic, batch, x, t)
-        seen.update(x=x, t=t, real=out[0], fake=out[1])
+        jax.debug.callback(lambda **values: seen.update(values), x=x, t=t, real=out[0], fake=out[1])
         return out
 
     monkeypatch.setattr(dmd, "scores", scores)
@@ -85,11 +86,10 @@ def test_generator_gradient_is_the_product_formula(setting, monkeypatch, branche
     def loss(params):
         return dmd.generator_loss(s.cast, config, params, s.teacher, s.critic, s.batch, s.key, exit)[0]
 
-    value, gradient = jax.value_and_grad(loss)(s.student)
-    value_plain = loss(s.student)  # outside of a trace, so that what the networks saw are numbers
+    value, gradient = jax.jit(jax.value_and_grad(loss))(s.student)
+    jax.effects_barrier()
     x, t = (np.asarray(seen[name]) for name in ("x", "t"))
-    clip = np.asarray(s.clip(s.student, exit))
-    assert value == pytest.approx(float(value_plain), rel=1e-9)
+    clip = np.asarray(jax.jit(s.clip, static_argnums=1)(s.student, exit))
     assert np.all(t >= 20) and np.all(t <= 980) and np.all(t == t[:, :1]) and t[0, 0] != t[1, 0]
     noise = (x - (1 - t[..., None, None, None] / 1000) * clip) / (t[..., None, None, None] / 1000)
     assert abs(noise.mean()) < 0.15 and abs(noise.std() - 1) < 0.15
@@ -107,7 +107,7 @@ def test_generator_gradient_is_the_product_formula(setting, monkeypatch, branche
 
     # The gradient enters through the exit forwards alone, so the clip is differentiated with its caches held.
     cotangent = jnp.asarray(step / step.size)
-    product = jax.grad(lambda p: jnp.sum(cotangent * s.clip(p, exit)))(s.student)
+    product = jax.jit(jax.grad(lambda p: jnp.sum(cotangent * s.clip(p, exit))))(s.student)
     assert max(jax.tree.leaves(jax.tree.map(relative, gradient, product))) < 1e-9
     assert min(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient["dit"]["blocks"]["block0"])) > 0
 
@@ -127,8 +127,8 @@ def test_generator_gradient_by_finite_differences(setting, monkeypatch):
     def clip(params):
         return dmd.student_clip(cast, params, batch, jax.random.split(s.key)[0], exit)
 
-    gradient = jax.grad(loss)(s.student)
-    loss(s.student)
+    gradient = jax.jit(jax.grad(loss))(s.student)
+    jax.effects_barrier()
     step = np.asarray(seen["fake"] - seen["real"])
     step = step / np.abs(clip(s.student) - seen["real"]).mean((1, 2, 3, 4), keepdims=True)
     rng, h = np.random.default_rng(8), 1e-6
@@ -146,27 +146,29 @@ def test_critic_loss_is_the_flow_loss(setting, monkeypatch):
     seen, real = {}, dmd._noised
 
     def noised(config, clip, key):
-        seen["out"], seen["clip"] = real(config, clip, key), clip
-        return seen["out"]
+        out = real(config, clip, key)
+        jax.debug.callback(lambda **values: seen.update(values), out=out, clip=clip)
+        return out
 
     monkeypatch.setattr(dmd, "_noised", noised)
 
     def loss(params, student):
         return dmd.critic_loss(s.cast, config, params, student, s.batch, s.key, exit)[0]
 
-    value = loss(s.critic, s.student)
+    value, (mine, theirs) = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(s.critic, s.student)
+    jax.effects_barrier()
     x, t, noise = (np.asarray(a) for a in seen["out"])
     clip = np.asarray(seen["clip"])
     assert relative(x, add_noise(clip, noise, t)) < 1e-12
     x0 = s.plain_score(s.critic, x, t, s.batch["text"], s.batch["audio"][:, :FRAMES], 1)
     v = (x - x0) / (t[..., None, None, None] / 1000)
     assert float(value) == pytest.approx(np.mean((v - (noise - clip)) ** 2), rel=1e-9)
-    mine, theirs = jax.grad(loss, argnums=(0, 1))(s.critic, s.student)
     assert all(float(jnp.abs(a).max()) == 0.0 for a in jax.tree.leaves(theirs))
     assert float(jnp.abs(mine["dit"]["head"]["kernel"]).max()) > 1e-3
-    floored = dmd.critic_loss(s.cast, dataclasses.replace(config, floor=0.5), s.critic, s.student, s.batch, s.key, exit)
+    config = dataclasses.replace(config, floor=0.5)
+    floored = jax.jit(loss)(s.critic, s.student)
     sigma = t[..., None, None, None] / 1000
-    assert float(floored[0]) == pytest.approx(np.mean(((x0 - clip) / (0.5 + sigma)) ** 2), rel=1e-9)
+    assert float(floored) == pytest.approx(np.mean(((x0 - clip) / (0.5 + sigma)) ** 2), rel=1e-9)
 
 
 def test_times_are_shifted_and_clamped():

@@ -7,7 +7,7 @@ import pytest
 
 from knotjax.models.dit import Context
 from knotjax.streaming.methods import METHODS
-from knotjax.training.rollout import Exit, begin, exit_plan, rollout
+from knotjax.training.rollout import Exit, begin, exit_plan, exits, rollout
 from tests.helpers import GRID, normal, precision, random_params, relative, tiny
 from tests.streaming import plain_oracle
 from tests.streaming.plain_oracle import Oracle, network
@@ -184,3 +184,34 @@ def test_gradient_is_that_of_the_exit_forwards(name, monkeypatch):
         assert blocks["q"]["kernel"] > 1e-3 and moved["head"]["kernel"] > 1e-3
         if s.plan.memory.frames:
             assert min(blocks["memory_k"], blocks["memory_v"]) > 1e-4
+
+
+def test_a_stream_goes_on_where_a_rollout_ended():
+    """Two rollouts, the second from the first one's state, are one (LongLive's tuning on streams)."""
+    with precision("float64"):
+        plan, exit = METHODS["longlive"](chunk=2, window=5, sink=1, **TWO), Exit(1)
+        rng, model = np.random.default_rng(0), tiny(audio_tokens=0, audio_window=(0, 0))
+        params, reference = random_params(model, 1, "float64"), normal(rng, (1, 1, *GRID, 3), "float64")
+        text, motion = normal(rng, (1, 2, 6), "float64"), normal(rng, (1, 8, 2, 4), "float64")
+        start = begin(model, plan, params, reference, text, jax.random.key(0), 8, exit)
+
+        def run(state, rows, frames, block=0):
+            return jax.jit(lambda s: rollout(model, plan, params, s, {"motion": rows}, text, frames, exit, block))(
+                state
+            )
+
+        whole, _ = run(start, motion, 8)
+        first, state = run(start, motion[:, :4], 4)
+        second, _ = run(state, motion[:, 4:], 4, 2)
+        assert relative(jnp.concatenate([first, second], 1), whole) < 1e-12
+        with pytest.raises(ValueError, match="whole blocks"):
+            run(start, motion, 7)
+        with pytest.raises(ValueError, match="drive of 4"):
+            run(start, motion[:, :4], 6)
+
+
+def test_exits():
+    plan = METHODS["avatar_forcing"](blocks=2, passes=2)
+    assert exits(plan) == tuple(Exit(step, window) for step in range(2) for window in range(2))
+    assert exits(METHODS["self_forcing"]()) == tuple(Exit(step) for step in range(4))
+    assert exit_plan(METHODS["live_act"](), Exit(1)).caches == 2
