@@ -157,11 +157,11 @@ def teacher_stage(run: Run, section) -> tuple[Stage, object]:
 
 def causal_stage(run: Run, section) -> tuple[Stage, object]:
     """Causal initialisation."""
-    name, numbers = section.kind, dict(section.objective)
+    name = section.kind
     model, plan, constants = run.model, run.plan, None
     data = run.data(section, plan.knot.frames)
     if name == "stream_flow":
-        settings = FlowConfig(**numbers)
+        settings = FlowConfig(**section.stream_flow)
         energy = jnp.square(run.codec_params["scale"])
         weight = section.channel_floor + (1.0 - section.channel_floor) * energy / jnp.mean(energy)
 
@@ -170,19 +170,19 @@ def causal_stage(run: Run, section) -> tuple[Stage, object]:
             return stream_flow(model, plan, settings, params["dit"], batch, text, key, weight)
 
     elif name in FORCED:
-        settings = ForcedConfig(**numbers)
+        settings = ForcedConfig(**section.forced)
 
         def loss(params, ema, constants, batch, key):
             return FORCED[name](model, plan, settings, params, batch, key)
 
     elif name == "consistency":
-        settings, constants = chosen(ConsistencyConfig, numbers), run.params("teacher")
+        settings, constants = chosen(ConsistencyConfig, section.consistency), run.params("teacher")
 
         def loss(params, ema, constants, batch, key):
             return causal_consistency(model, plan, settings, params, ema, constants, batch, key)
 
     elif name == "ode":
-        settings, times = OdeConfig(**numbers), recorded_times(run)
+        settings, times = OdeConfig(**section.ode), recorded_times(run)
         data = trajectories.batches(recordings(run), section.batch, run.config.seed)
 
         def loss(params, ema, constants, batch, key):

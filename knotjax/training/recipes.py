@@ -55,7 +55,7 @@ def recipe(arg: str, *, method: str, plan: dict, frames: int, small_frames: int,
     config.teacher = ml_collections.ConfigDict()
     config.teacher.frames, config.teacher.batch, config.teacher.ema = length, 64, 0.999  # ours
     config.teacher.steps = 5000  # ours: no paper gives it
-    config.teacher.optimiser = dict(rate=1e-5, b1=0.9)  # ours
+    config.teacher.optimiser = dict(rate=1e-5, b1=0.9, only=())  # ours; `only`: modules that learn, () is all
     config.teacher.objective = dict(shift=5.0, bell=True, floor=0.0)  # SF's flow trainers; shares hidden: the defaults
 
     config.causal = ml_collections.ConfigDict()
@@ -64,9 +64,12 @@ def recipe(arg: str, *, method: str, plan: dict, frames: int, small_frames: int,
     config.causal.steps = (
         3000  # SF, CausVid: 3,000 of ODE regression; Causal Forcing: at least 2,000 of teacher forcing
     )
-    config.causal.optimiser = dict(rate=2e-6, b1=0.9)  # CausVid, SF
+    config.causal.optimiser = dict(rate=2e-6, b1=0.9, only=())  # CausVid, SF
     config.causal.channel_floor = 0.2  # of stream_flow, as in configs/small.py
-    config.causal.objective = {}
+    config.causal.stream_flow = dict(shift=5.0)  # numbers of every kind of objective
+    config.causal.forced = dict(shift=5.0)
+    config.causal.ode = dict(per_chunk=True)  # SF, CausVid
+    config.causal.consistency = dict(count=48, shift=5.0, guidance=dict(scale=2.0))  # Causal Forcing: a scale of 3
 
     config.record = ml_collections.ConfigDict()
     config.record.frames, config.record.batch, config.record.samples = length, 8, 1500  # CausVid: 1.5k pairs
@@ -84,7 +87,7 @@ def recipe(arg: str, *, method: str, plan: dict, frames: int, small_frames: int,
     if little:
         # Ours, for 2 M parameters and batches of 8; the shift is that of the small model.
         config.teacher.batch = config.causal.batch = config.dmd.batch = 8
-        adapted = dict(rate=1e-3, warmup=50, cooldown=0.5, b2=0.98, muon=5e-3)
+        adapted = dict(rate=1e-3, warmup=50, cooldown=0.5, b2=0.98, muon=5e-3, only=())
         config.teacher.steps = config.causal.steps = 2000
         config.teacher.optimiser = config.causal.optimiser = dict(steps=2000, **adapted)
         config.teacher.objective = dict(shift=3.0, bell=False, floor=0.3)
@@ -94,12 +97,9 @@ def recipe(arg: str, *, method: str, plan: dict, frames: int, small_frames: int,
         config.dmd.generator, config.dmd.critic = dict(rate=3e-5, warmup=20), dict(rate=1e-4, warmup=100)
         config.dmd.schedule.update(dict(ema=0.99, ema_start=40))
         config.dmd.objective = dict(shift=3.0, floor=0.3, guidance=dict(scale=0.0))
-        if kind == "stream_flow":
-            config.causal.objective = dict(shift=3.0, mouth=3.0)
-        elif kind in ("teacher_forcing", "diffusion_forcing", "neighbor_forcing", "forced_flow"):
-            config.causal.objective = dict(shift=3.0, bell=False, floor=0.3)
-        elif kind == "consistency":
-            config.causal.objective = dict(shift=3.0, guidance=dict(scale=0.0))
+        config.causal.stream_flow = dict(shift=3.0, mouth=3.0)
+        config.causal.forced = dict(shift=3.0, bell=False, floor=0.3)
+        config.causal.consistency.update(dict(shift=3.0, guidance=dict(scale=0.0)))
     if arg == "debug":
         config.clips, config.seconds, config.log_every, config.save_every = 2, 4.0, 1, 2
         config.codec = ml_collections.ConfigDict()

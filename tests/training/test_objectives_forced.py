@@ -19,6 +19,7 @@ from knotjax.training.objectives.forced import ForcedConfig, forced_pass, single
 from tests.helpers import GRID, normal, precision, random_params, relative, tiny
 
 CHUNK, FRAMES = 2, 6
+jit_forced = jax.jit(forced_pass, static_argnums=(0, 1))
 
 
 class Setting:
@@ -51,9 +52,9 @@ def masked_forward(s, monkeypatch, x, t, position, frame_mask):
     monkeypatch.setattr(dit, "attend", masked)
     times = np.concatenate([np.arange(FRAMES)] * (x.shape[1] // FRAMES))
     conditions = Conditions(s.batch["text"], s.batch["audio"][:, times], s.batch["motion"][:, times])
-    out, _ = s.model.apply(
-        {"params": s.params["dit"]}, x, 0 * x, jnp.ones(t.shape), t, jnp.tile(position, (2, 1)), conditions
-    )
+    position = jnp.tile(position, (2, 1))
+    call = jax.jit(lambda p: s.model.apply({"params": p}, x, 0 * x, jnp.ones(t.shape), t, position, conditions)[0])
+    out = call(s.params["dit"])
     monkeypatch.undo()
     return np.asarray(x - t[..., None, None, None] / 1000 * out)
 
@@ -63,7 +64,7 @@ def windows_to_video(x):  # [n, B, c, ...] -> [B, n c, ...]
     return x.reshape(2, -1, *x.shape[3:])
 
 
-@pytest.mark.parametrize("history", [FRAMES, 3])
+@pytest.mark.parametrize("history", [pytest.param(FRAMES, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("commit", ["same_step", "clean"])
 def test_equals_one_masked_forward(commit, history, monkeypatch):
     """Block-causal masks with a local window; with clean caches [clean half | noisy half] (Self Forcing's trainers)."""
@@ -86,7 +87,7 @@ def test_equals_one_masked_forward(commit, history, monkeypatch):
         drive = forced.clip_drive(plan, s.batch, s.batch["text"], 3)
         knotted = jnp.zeros((3, 2), bool)
         inputs = [forced.windows(plan, a) for a in (x, t, clean)]
-        actual = forced_pass(s.model, plan, s.params["dit"], *inputs, s.batch["reference"], drive, knotted)
+        actual = jit_forced(s.model, plan, s.params["dit"], *inputs, s.batch["reference"], drive, knotted)
         alone = masked_forward(s, monkeypatch, x, t, frame, own)
         assert relative(alone, expected if commit == "same_step" else windows_to_video(actual)) > 0.01  # history counts
         assert relative(windows_to_video(actual), expected) < 1e-9
@@ -102,7 +103,9 @@ PLANS = {
 }
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize(
+    "name", ["live_act", *(pytest.param(n, marks=pytest.mark.slow) for n in PLANS if n != "live_act")]
+)
 def test_sees_what_the_stream_sees(name):
     """Forced to the stream's own noise, history and knots, every window's estimate is the stream's."""
     with precision("float64"):
@@ -131,7 +134,7 @@ def test_sees_what_the_stream_sees(name):
         t = jnp.broadcast_to(jnp.asarray(levels(plan, first=False).now[0]), (steps, 2, plan.span))
         knotted = jnp.broadcast_to((jnp.arange(steps) > 0)[:, None], (steps, 2))
         inputs = (jnp.stack(x), t, jnp.stack(clean), s.batch["reference"], drive, knotted)
-        actual = np.asarray(forced_pass(s.model, plan, params, *inputs))
+        actual = np.asarray(jit_forced(s.model, plan, params, *inputs))
         k = plan.knot.frames
         for n in range(steps):
             there = [f - plan.first_frame(n) for f in plan.emitted(n) if f - plan.first_frame(n) >= (k if n else 0)]

@@ -94,7 +94,7 @@ class ConsistencyConfig:
 
     count: int = 48  # points of the ODE
     shift: float = 5.0
-    guidance: Guidance = dataclasses.field(default_factory=Guidance)  # of the teacher
+    guidance: Guidance = dataclasses.field(default_factory=lambda: Guidance(2.0))  # of the teacher: a scale of 3
 
 
 def causal_consistency(
