@@ -103,9 +103,10 @@ PLANS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", ["live_act", *(pytest.param(n, marks=pytest.mark.slow) for n in PLANS if n != "live_act")]
-)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in PLANS if name != "live_act"]
+
+
+@pytest.mark.parametrize("name", ["live_act", *SLOW])
 def test_sees_what_the_stream_sees(name):
     """Forced to the stream's own noise, history and knots, every window's estimate is the stream's."""
     with precision("float64"):
