@@ -69,6 +69,7 @@ class Context:
     v: jax.Array  # [L, B, F, S, N, D]
     position: jax.Array  # int32 [B, F], temporal positions, on the same origin as the queries' positions
     valid: jax.Array  # bool [B, F], frames that exist
+    which: jax.Array | None = None  # int32 []: k and v are P sets, [L, P, B, F, S, N, D], and this one is read in place
 
 
 @jax.tree_util.register_dataclass
@@ -204,11 +205,20 @@ class BlockGroup(nn.Module):
     config: DiTConfig
 
     @nn.compact
-    def __call__(self, x, contexts, shared):
-        e, angle, own_valid, context_angles, context_valids, text, audio, motion = shared
+    def __call__(self, x, layers, shared):
+        group, contexts = layers
+        e, angle, own_valid, context_angles, context_valids, stored, text, audio, motion = shared
+
+        def read(kv, sets, i):
+            if sets is None:
+                return tuple(a[i] for a in kv)
+            *sets, which = sets
+            return tuple(a[group * self.config.motion_every + i, which] for a in sets)
+
         own_k, own_v = [], []
         for i in range(self.config.motion_every):
-            layer = tuple((k[i], v[i], a, ok) for (k, v), a, ok in zip(contexts, context_angles, context_valids))
+            kvs = (read(kv, sets, i) for kv, sets in zip(contexts, stored))
+            layer = tuple((*kv, a, ok) for kv, a, ok in zip(kvs, context_angles, context_valids))
             block = Block(self.config, has_motion=i == 0, name=f"block{i}")
             x, (k, v) = block(x, e, angle, own_valid, layer, text, audio, motion)
             own_k.append(k)
@@ -277,6 +287,8 @@ class DiT(nn.Module):
         groups = c.layers // c.motion_every
         kv = tuple(
             tuple(a.reshape(groups, c.motion_every, *a.shape[1:]) for a in (context.k, context.v))
+            if context.which is None
+            else None
             for context in contexts
         )
         shared = (
@@ -285,6 +297,7 @@ class DiT(nn.Module):
             valid,
             tuple(turn(context.position) for context in contexts),
             tuple(context.valid for context in contexts),
+            tuple(None if context.which is None else (context.k, context.v, context.which) for context in contexts),
             text,
             audio,
             motion,
@@ -296,7 +309,7 @@ class DiT(nn.Module):
             in_axes=(0, nn.broadcast),
             length=groups,
         )
-        h, (k, v) = scan(c, name="blocks")(h, kv, shared)
+        h, (k, v) = scan(c, name="blocks")(h, (jnp.arange(groups), kv), shared)
 
         table = self.param("head_modulation", nn.initializers.normal(c.dim**-0.5), (2, c.dim))
         shift, scale = ((table[i] + e)[:, :, None] for i in range(2))  # [B, F, 1, C]
