@@ -114,12 +114,21 @@ def remember(plan: StreamPlan, params, state: StreamState, kv, at, old) -> Strea
     return dataclasses.replace(state, ring=cache.append(state.ring, newest, at, state.written), **changes)
 
 
-def denoise(model: DiT, plan: StreamPlan, params, state: StreamState, drive: Conditions):
+def constant(tree, learn: int | None):
+    """In training nothing but the pass `learn` gets gradients."""
+    return tree if learn is None else jax.lax.stop_gradient(tree)
+
+
+def denoise(model: DiT, plan: StreamPlan, params, state: StreamState, drive: Conditions, learn: int | None = None):
     """All denoising passes of one step.
+
+    Args:
+      learn: number of the pass, from 0, that gradients flow through; the others and what enters it are constants. None
+        outside training.
 
     Returns:
       The window after its last pass [B, F, H, W, z]; the state, into whose same-step caches every pass has written the
-      oldest block; and what `aging` finds for a clean pass.
+      oldest block; what `aging` finds for a clean pass; the clean estimate of pass `learn` [B, F, H, W, z], else None.
     """
     batch, _, *latent = state.reference.shape
     dtype = state.reference.dtype
@@ -129,26 +138,32 @@ def denoise(model: DiT, plan: StreamPlan, params, state: StreamState, drive: Con
     opens = plan.first_frame(state.block) <= state.since  # [B], the first block of a stream
     start = jnp.zeros((), jnp.int32)
     varies = plan.commit == "same_step" or plan.anchor.place == "drawn"  # from pass to pass
-    steady = () if varies else contexts(plan, state, start, jnp.zeros(batch, jnp.int32))
+    still = constant(params, learn)
+    steady = () if varies else contexts(plan, constant(state, learn), start, jnp.zeros(batch, jnp.int32))
     later, opening = levels(plan, first=False), levels(plan, first=True)
     extra = len(opening.number) - len(later.number)  # passes that block 0 alone gets, before the others
 
     def draw(number, frames):
         return block_noise(state.key, state.block, number, (frames, *latent), dtype)
 
-    def one(carry, schedule):
+    def one(carry, schedule, learning=False):
         x, kept, old = carry
         now, after, number, index = schedule
         here = dataclasses.replace(state, **kept)
+        if learning:
+            weights, seen = params, contexts(plan, here, index, number)
+        else:
+            weights = still
+            seen = contexts(plan, constant(here, learn), index, number) if varies else steady
         x0, kv = passes.denoise_pass(
-            model, plan, params, x, now.astype(dtype), state.reference, state.knot, ~opens, position, drive,
-            contexts(plan, here, index, number) if varies else steady, valid,
+            model, plan, weights, x, now.astype(dtype), state.reference, state.knot, ~opens, position, drive, seen,
+            valid,
         )  # fmt: skip
         moved = renoise(plan.sampler, x0, x, now, after, draw(number, plan.span))
         if kept:
-            here = remember(plan, params, here, kv, index, old)
+            here = remember(plan, weights, here, constant(kv, learn), index, constant(old, learn))
         kept = {name: getattr(here, name) for name in kept}
-        return (moved, kept, aging(plan, here, (index + 1) % plan.caches)), None
+        return (moved, kept, aging(plan, here, (index + 1) % plan.caches)), x0 if learning else None
 
     def table(name):  # [P, B, ...], the passes that every step has
         one, two = (jnp.asarray(getattr(rows, name)) for rows in (later, opening))
@@ -170,8 +185,17 @@ def denoise(model: DiT, plan: StreamPlan, params, state: StreamState, drive: Con
     names = ("anchor", "memory", "ring") if plan.commit == "same_step" else ()
     kept = {name: getattr(state, name) for name in names}
     rows = (table("now"), table("after"), table("number"), indices)
-    (x, kept, old), _ = jax.lax.scan(one, (x, kept, old), rows)
-    return x, dataclasses.replace(state, **kept), old
+    carry, estimate = (x, kept, old), None
+    if learn is not None:
+        if plan.commit == "same_step" and learn + 1 < len(indices):
+            raise ValueError(f"learn {learn}: with same-step caches it must be the last pass")
+        (x, *carry), _ = jax.lax.scan(one, carry, tuple(a[:learn] for a in rows))
+        row = tuple(a[learn] for a in rows)
+        (x, *carry), estimate = one((jax.lax.stop_gradient(x), *carry), row, learning=True)
+        rows = tuple(a[learn + 1 :] for a in rows)
+        carry = (jax.lax.stop_gradient(x) if learn + 1 < len(indices) else x, *carry)
+    (x, kept, old), _ = jax.lax.scan(one, carry, rows)
+    return x, dataclasses.replace(state, **kept), old, estimate
 
 
 def commit(model: DiT, plan: StreamPlan, params, state: StreamState, emitted, heard: Conditions, old):
@@ -216,7 +240,16 @@ def commit(model: DiT, plan: StreamPlan, params, state: StreamState, emitted, he
     return dataclasses.replace(state, written=state.written + plan.ring_unit, **changes)
 
 
-def stream_step(model: DiT, plan: StreamPlan, params, state: StreamState, drive: Conditions):
+def _memory_weights(params):
+    """Parameters that get no gradient but for the memory's own weights."""
+
+    def one(path, leaf):
+        return leaf if path[-1].key.startswith("memory_") else jax.lax.stop_gradient(leaf)
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def stream_step(model: DiT, plan: StreamPlan, params, state: StreamState, drive: Conditions, learn: int | None = None):
     """Denoise the window, emit its oldest block and commit it (Knot Forcing, Algorithm 1, lines 5-20).
 
     Args:
@@ -224,19 +257,28 @@ def stream_step(model: DiT, plan: StreamPlan, params, state: StreamState, drive:
       drive: conditions of exactly the frames `plan.first_frame(step)` .. + `plan.span` - 1; those of frames that do not
         exist are not used. New words take effect from this step on; the reference and the frames in the ring keep the
         words that they were encoded with (see `streaming.switch`).
+      learn: in training, number of the denoising pass that gradients flow through, from 0 (see `training.rollout`).
+        What the step keeps is then constant, but for the compression of a memory, which its weights learn from.
 
     Returns:
       The next state and the clean latents of the oldest block, [B, chunk, H, W, z]. Which of them are frames of the
       stream follows from the number of the step (`plan.emitted`): in a first block shorter than the others, its end.
+      With `learn` also that pass's clean estimate of the window [B, F, H, W, z].
     """
-    x, state, old = denoise(model, plan, params, state, drive)
+    x, state, old, estimate = denoise(model, plan, params, state, drive, learn)
     if plan.knot.frames:
         x = fuse(plan.knot, x, state.knot, plan.first_frame(state.block) > state.since)
     emitted, rest = x[:, : plan.chunk], x[:, plan.chunk :]
     heard = Conditions(drive.text, *(a if a is None else a[:, : plan.chunk] for a in (drive.audio, drive.motion)))
-    state = commit(model, plan, params, state, emitted, heard, old)
+    known, rest = (emitted, heard, old), constant(rest, learn)
+    if learn is not None:
+        params, known = _memory_weights(params), jax.lax.stop_gradient(known)
+        if plan.commit == "clean":  # else the passes have written the memory already
+            state = jax.lax.stop_gradient(state)
+    state = commit(model, plan, params, state, *known)
     name = "knot" if plan.blocks == 1 else "window"
-    return dataclasses.replace(state, block=state.block + 1, **{name: rest}), emitted
+    state = dataclasses.replace(state, block=state.block + 1, **{name: rest})
+    return (state, emitted) if learn is None else (state, emitted, estimate)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -145,4 +145,9 @@ def main(argv: list[str]) -> None:
     absl_logging.set_verbosity(absl_logging.WARNING)  # the checkpoint library tells a page per save
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     log.setLevel(logging.INFO)
-    train(config.value, Path(workdir.value))
+    if "stages" in config.value:
+        from knotjax.training import distill  # which builds on this module
+
+        distill.train(config.value, Path(workdir.value))
+    else:
+        train(config.value, Path(workdir.value))

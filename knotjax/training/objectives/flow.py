@@ -1,4 +1,4 @@
-"""Training objectives."""
+"""Flow matching in the geometry of the stream, all chunks at once."""
 
 import dataclasses
 

@@ -1,0 +1,29 @@
+"""AvatarForcing (arXiv 2603.14331): ODE regression, then DMD with mixed-window gradients.
+
+    python -m knotjax train --config=configs/avatar_forcing.py:small --workdir=out/avatar
+
+{L, N} = {4, 1}, blocks of four. Which windows get gradients is Rolling Forcing's rule (the paper does not say). Sizes:
+debug, small, 1.3b, 14b. Only `debug` was run.
+"""
+
+from knotjax.training.recipes import recipe
+
+
+def get_config(arg: str = ""):
+    """`arg` is a size; without one, small."""
+    config = recipe(
+        arg,
+        method="avatar_forcing",
+        plan=dict(blocks=4, passes=1, chunk=4),
+        frames=28,  # seven blocks; ours, near Rolling Forcing's 27
+        small_frames=20,
+        stages=("teacher", "record", "causal", "dmd"),
+        kind="ode",
+    )
+    if config.size in ("1.3b", "14b"):
+        config.record.samples, config.causal.steps = 16_000, 4800  # the paper
+        config.dmd.steps = 2500  # the paper
+        config.dmd.generator.rate, config.dmd.critic.rate = 1.5e-6, 4e-7  # its public config
+        config.dmd.objective.guidance.scale = 4.5  # its public config
+    config.dmd.schedule.plain_share = 0.5  # Rolling Forcing
+    return config
