@@ -163,7 +163,14 @@ class Pairs:
         return {"pictures": both, "mouth": mouth}
 
 
-def batches(source, transform, batch: int, seed: int):
-    """An endless, resumable grain iterator over shuffled samples of `transform`."""
+def batches(source, transform, batch: int, seed: int, shard: tuple[int, int] = (0, 1)):
+    """An endless, resumable grain iterator over shuffled samples of `transform`.
+
+    Args:
+      batch: samples that this process loads at once.
+      shard: (index, count): of every `count` batches this process takes the one of this index, so that the joint
+        batches are the same for any number of processes.
+    """
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(transform.sample)
-    return iter(dataset.batch(batch).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)))
+    dataset = dataset.batch(batch)[shard[0] :: shard[1]]
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)))

@@ -1,12 +1,12 @@
-"""Trains a tiny model for 20 steps over several meshes and prints the losses; run by test_meshes.py.
+"""Trains a tiny model and keeps its losses as `<folder>/<name>.jsonl`; run in processes of its own by the tests.
 
-python -m tests.multiprocess.steps '[{"data": 8}, ...]' [address processes index]
+python -m tests.multiprocess.steps '{"folder": "out", "runs": {"name": {"data": 8}, ...}}' [address processes index]
 """
 
 import dataclasses
 import json
 import sys
-import tempfile
+import time
 from pathlib import Path
 
 import grain
@@ -30,7 +30,7 @@ PLAN = knot_forcing(start=4, stride=1, shift=3.0, given_reference=True)
 
 
 def samples():
-    """Eight clips of five latent frames (one chunk, a knot and one more chunk would need seven)."""
+    """Clips of two chunks and a knot."""
     rng = np.random.default_rng(0)
 
     def normal(*shape):
@@ -54,10 +54,10 @@ def jitter(sample, rng):
     return sample | {"audio": sample["audio"] + rng.normal(0.0, 0.1, sample["audio"].shape).astype(np.float32)}
 
 
-def losses(mesh_sizes: dict | None, muon: float) -> list[float]:
-    """Losses of 20 steps over a mesh; None: one device and no mesh."""
+def train(folder: Path, name: str, sizes: dict | None, steps: int, save_every: int, muon: float, pause: float) -> None:
+    """Train over a mesh of these sizes (None: one device, no mesh), with a pause before every step."""
     model = DiT(SIZES)
-    mesh = sharding.make_mesh(**mesh_sizes) if mesh_sizes is not None else None
+    mesh = sharding.make_mesh(**sizes) if sizes is not None else None
     index, count = sharding.data_shard(mesh) if mesh else (0, 1)
     data = grain.MapDataset.source(samples()).seed(1).shuffle().repeat().random_map(jitter)
     data = iter(data.batch(BATCH // count)[index::count].to_iter_dataset())
@@ -65,28 +65,33 @@ def losses(mesh_sizes: dict | None, muon: float) -> list[float]:
     def loss(params, batch, key):
         return stream_flow(model, PLAN, FlowConfig(mouth=1.0), params["dit"], batch, batch["text"], key)
 
-    optimiser = loop.make_optimiser(steps=STEPS, rate=1e-3, warmup=2, cooldown=0.4, b2=0.98, muon=muon)
-    update = loop.make_update(loss, optimiser, 0.99)
+    optimiser = loop.make_optimiser(steps=steps, rate=1e-3, warmup=2, cooldown=0.4, b2=0.98, muon=muon)
+    compiled = loop.make_update(loss, optimiser, 0.99)
+
+    def update(state, batch):
+        time.sleep(pause)
+        return compiled(state, batch)
+
     params = {"dit": jax.tree.map(lambda leaf: 0.5 * leaf, random_params(model))}
     state = loop.init_state(params, optimiser, 0)
-    with tempfile.TemporaryDirectory() as folder:
-        if jax.process_count() > 1:
-            folder = sys.argv[5]
-        running = loop.Running(log_every=1, save_every=STEPS, mesh=mesh)
-        name = "-".join(f"{axis}{size}" for axis, size in (mesh_sizes or {"one": 1}).items())
-        state = loop.run(name, Path(folder), update, state, data, running, steps=STEPS)
-        if mesh:
-            spread = [leaf for leaf in jax.tree.leaves(state.params) if not leaf.is_fully_replicated]
-            split = mesh.shape["fsdp"] * mesh.shape["tensor"] > 1
-            assert (len(spread) > 10) == split, "large parameters are split when the mesh says so"
-            moments = jax.tree.leaves(state.moments)
-            assert (sum(not leaf.is_fully_replicated for leaf in moments) >= 10) == split
-        rows = (Path(folder) / f"{name}.jsonl").read_text().splitlines() if jax.process_index() == 0 else []
-    return [json.loads(row)["loss"] for row in rows]
+    running = loop.Running(log_every=1, save_every=save_every, mesh=mesh)
+    state = loop.run(name, folder, update, state, data, running, steps=steps)
+    if mesh:  # the large arrays are split when the mesh says so
+        split = mesh.shape["fsdp"] * mesh.shape["tensor"] > 1
+        for tree in (state.params, state.ema, state.moments):
+            parts = [leaf for leaf in jax.tree.leaves(tree) if not leaf.is_fully_replicated]
+            assert (len(parts) > 10) == split, f"{len(parts)} arrays are split over {sizes}"
+
+
+def main(options: dict) -> None:
+    """Do all runs of the options."""
+    told = {"steps": 20, "save_every": 20, "muon": 0.0, "pause": 0.0} | options
+    folder, runs = Path(told.pop("folder")), told.pop("runs")
+    for name, sizes in runs.items():
+        train(folder, name, sizes, **told)
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 2:
         jax.distributed.initialize(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
-    for sizes in json.loads(sys.argv[1]):
-        print("LOSSES", json.dumps(losses(sizes, muon=0.0)), flush=True)
+    main(json.loads(sys.argv[1]))
