@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 from knotjax import bundle, sharding
+from knotjax.data.records import Records
 from knotjax.drive import TEXT_SLOTS, WORDS
 from knotjax.errors import InputError
 from knotjax.models.dit import DiT, DiTConfig, undriven
@@ -124,14 +125,15 @@ def train(config, workdir: Path, fallback: bool = False) -> None:
     text = config.to_json_best_effort(indent=2)
     if jax.process_index() == 0:
         (workdir / "config.json").write_text(text)
-    mesh = sharding.make_mesh(**config.mesh) if config.get("mesh") else None
-    if mesh is None and jax.process_count() > 1:
-        mesh = sharding.make_mesh()
+    mesh = sharding.make_mesh(**config.get("mesh", {}))
+    mesh = mesh if mesh.size > 1 else None
     running = loop.Running(config.log_every, config.save_every, text, fallback, mesh, config.get("peak_flops", 0.0))
-    start = starting_point(config)
-    paths = alone_first(lambda: corpus.render(workdir / "corpus", config.clips, config.seconds))
+    start, rendered = starting_point(config), (config.clips, config.seconds)
+    if config.get("records") and not start:
+        raise InputError("config.records holds latents of a codec: set config.start to the model that has it")
+    paths = [] if config.get("records") else alone_first(lambda: corpus.render(workdir / "corpus", *rendered))
     codec, codec_params = trained_codec(config, workdir, paths, start, running)
-    clips = corpus.encode(paths, codec, codec_params)
+    clips = Records(config.records) if config.get("records") else corpus.encode(paths, codec, codec_params)
 
     sizes = DiTConfig(**config.dit)
     model = DiT(sizes)

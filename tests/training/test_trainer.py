@@ -32,7 +32,7 @@ def quick(monkeypatch, tmp_path):
         "jax_compilation_cache_dir": str(tmp_path / "compiled"),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
     }
-    before = {name: getattr(jax.config, name) for name in settings}
+    before = {name: jax.config.values[name] for name in settings}
     compilation_cache.reset_cache()
     for name, value in settings.items():
         jax.config.update(name, value)
