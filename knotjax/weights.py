@@ -4,7 +4,6 @@ The manifest guards against damage and mix-ups, not against a forger: whoever ca
 """
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ import safetensors.numpy
 
 from knotjax.errors import InputError
 from knotjax.files import commit
+from knotjax.manifest import seal, unseal
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -89,7 +89,7 @@ def save_weights(folder: str | os.PathLike, tensors: Mapping[str, np.ndarray], c
     digest = hashlib.sha256(data).hexdigest()
     folder = Path(folder)
     path = folder / f"{name}-{digest[:12]}.safetensors"
-    manifest = _sealed(
+    manifest = seal(
         {
             "format": FORMAT,
             "name": name,
@@ -145,39 +145,12 @@ def _compare(path: Path, wanted: dict, tensors: dict[str, np.ndarray]) -> None:
             raise _bad(path, f"lists tensor {name!r} as {facts}, the file has {found}")
 
 
-def _sealed(body: dict) -> bytes:
-    """The manifest's bytes. It ends in a digest of itself, and this is its only spelling: any other byte is damage."""
-    try:
-        text = json.dumps(body, indent=1, allow_nan=False)
-        same = json.loads(text) == _listed(body)
-    except (TypeError, RecursionError):
-        same = False
-    if not same:
-        raise ValueError(
-            "config must be plain JSON: dicts with string keys, lists, strings, numbers, true, false, null"
-        )
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return (json.dumps(body | {"sha256": digest}, indent=1) + "\n").encode()
-
-
-def _listed(value: object) -> object:
-    """`value` with lists in place of tuples."""
-    if isinstance(value, dict):
-        return {key: _listed(item) for key, item in value.items()}
-    return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
-
-
 def _read_manifest(path: Path) -> dict:
     data = _read(path, MAX_MANIFEST_BYTES)
     if len(data) > MAX_MANIFEST_BYTES:
         raise _bad(path, f"is larger than {MAX_MANIFEST_BYTES} bytes")
-    try:
-        body = json.loads(data)
-        del body["sha256"]
-        whole = _sealed(body) == data
-    except (ValueError, KeyError, TypeError, RecursionError):
-        whole = False
-    if not whole:
+    body = unseal(data)
+    if body is None:
         raise _bad(path, "is damaged or was edited")
     if body.get("format") != FORMAT:
         raise InputError(f"weights {str(path)!r} have format {body.get('format')!r}, not {FORMAT}: update knotjax")

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from knotjax import sharding
 from knotjax.models import rope
 from knotjax.models.attention import attend
 from knotjax.models.conditioning import FrameCrossAttention, FrameTokens
@@ -41,6 +42,7 @@ class DiTConfig:
     memory_ratio: int = 0  # frames that ConvKV memory joins into one; 0: no trained memory
     given_residual: bool = False  # add the given latents, gated per channel and timestep, to the output
     eps: float = 1e-6
+    remat: str = "none"  # what the backward pass computes again: "none", "dots" (all but products), "full"
 
     def __post_init__(self):
         if self.dim % self.heads or (self.dim // self.heads) % 2:
@@ -49,6 +51,8 @@ class DiTConfig:
             raise ValueError(f"motion_every {self.motion_every}: must divide layers {self.layers}")
         if self.prediction not in ("v", "x0"):
             raise ValueError(f"prediction {self.prediction!r}: must be 'v' or 'x0'")
+        if self.remat not in ("none", "full", "dots"):
+            raise ValueError(f"remat {self.remat!r}: must be 'none', 'full' or 'dots'")
 
     @property
     def in_channels(self) -> int:
@@ -166,6 +170,7 @@ class Block(nn.Module):
         q = RMSNorm(c.eps, name="norm_q")(dense(c.dim, "q")(y)).reshape(heads)
         k = RMSNorm(c.eps, name="norm_k")(dense(c.dim, "k")(y)).reshape(heads)
         v = dense(c.dim, "v")(y).reshape(heads)
+        k, v = sharding.join_tokens(k), sharding.join_tokens(v)
         keys, values = [rope.rotate(k, angle)], [v]
         valid = [jnp.ones((batch, frames), bool) if own_valid is None else own_valid]
         for context_k, context_v, context_angle, context_valid in contexts:
@@ -220,7 +225,7 @@ class BlockGroup(nn.Module):
             kvs = (read(kv, sets, i) for kv, sets in zip(contexts, stored))
             layer = tuple((*kv, a, ok) for kv, a, ok in zip(kvs, context_angles, context_valids))
             block = Block(self.config, has_motion=i == 0, name=f"block{i}")
-            x, (k, v) = block(x, e, angle, own_valid, layer, text, audio, motion)
+            x, (k, v) = block(sharding.split_tokens(x), e, angle, own_valid, layer, text, audio, motion)
             own_k.append(k)
             own_v.append(v)
         return x, (jnp.stack(own_k), jnp.stack(own_v))
@@ -302,8 +307,12 @@ class DiT(nn.Module):
             audio,
             motion,
         )
+        unit = BlockGroup
+        if c.remat != "none":
+            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if c.remat == "dots" else None
+            unit = nn.remat(BlockGroup, prevent_cse=False, policy=policy)
         scan = nn.scan(
-            BlockGroup,
+            unit,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast),

@@ -84,9 +84,9 @@ def mend(emitted, reference, bad):
 def reanchor(plan: StreamPlan, state: StreamState, bad) -> StreamState:
     """The state in which bad streams begin anew at their next frame; the others are untouched.
 
-    Their context is overwritten, and nothing before the next frame counts as existing. Reference, key, frame numbers and
-    end stay. The half-denoised blocks of a rolling window become the reference, noised to where each of them stands, so
-    a window does not have to fill again; a sink is taken from the next block that is emitted.
+    Their context is overwritten, and nothing before the next frame counts as existing. Reference, key, frame numbers
+    and end stay. The half-denoised blocks of a rolling window become the reference, noised to where each of them
+    stands, so a window does not have to fill again; a sink is taken from the next block that is emitted.
 
     Args:
       state: between two steps.

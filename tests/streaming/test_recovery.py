@@ -1,4 +1,4 @@
-"""Injected faults are noticed, a stream that they reached is whole again, and its neighbours in the batch feel nothing."""
+"""Injected faults are noticed, a stream that they reached is whole again, and its neighbours feel nothing."""
 
 import dataclasses
 from functools import partial
