@@ -184,7 +184,8 @@ def stream_step(model: DiT, plan: StreamPlan, params, state: StreamState, drive:
     if plan.knot.frames:
         x = fuse(plan.knot, x, state.knot, state.block > 0)
     emitted, rest = x[:, : plan.chunk], x[:, plan.chunk :]
-    heard = Conditions(drive.text, *(a if a is None else a[:, : plan.chunk] for a in (drive.audio, drive.motion)))
+    audio, motion = (a if a is None else a[:, : plan.chunk] for a in (drive.audio, drive.motion))
+    heard = dataclasses.replace(drive, audio=audio, motion=motion)
     state = commit(model, plan, params, state, emitted, heard, kv)
     name = "knot" if plan.blocks == 1 else "window"
     return dataclasses.replace(state, block=state.block + 1, **{name: rest}), emitted
