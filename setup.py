@@ -33,6 +33,8 @@ setup(
     extras_require={
         "train": ["matplotlib", "scikit-image"],
         "evaluate": ["matplotlib"],
+        "convert": ["torch"],
+        "aot": ["jax[cuda13]", "libtpu"],
         "parity": ["diffusers", "torch", "transformers"],
         "test": ["hypothesis", "matplotlib", "pytest", "pytest-xdist", "ruff", "scikit-image", "nbclient", "ipykernel"],
     },
