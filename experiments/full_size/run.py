@@ -1,9 +1,9 @@
 """Wan 2.1 1.3B at its full size on a CPU: a file of random weights, converting and loading it, one forward.
 
-    python experiments/full_size/run.py make DIR       # DIR/wan.safetensors, 2.8 GB, bfloat16, random
-    python experiments/full_size/run.py convert DIR    # to DIR/knotjax.safetensors; peak memory
-    python experiments/full_size/run.py load DIR       # knotjax.load of both files; peak memory
-    python experiments/full_size/run.py forward DIR    # 4 latents with 8 of context at 480 x 832
+    python -m experiments.full_size.run make DIR       # DIR/wan.safetensors, 2.8 GB, bfloat16, random
+    python -m experiments.full_size.run convert DIR    # to DIR/knotjax.safetensors; peak memory
+    python -m experiments.full_size.run load DIR       # knotjax.load of both files; peak memory
+    python -m experiments.full_size.run forward DIR    # 4 latents with 8 of context at 480 x 832
 
 Each of the last three runs in a process of its own and adds a line to `results.jsonl` beside this file. `forward` takes
 `--layers N` to run the first N layers only; all 30 are 38 TFLOP.
@@ -142,7 +142,9 @@ def main() -> None:
     else:
         for task in ("load wan", "load knotjax") if options.task == "load" else (options.task,):
             more = ["--here", "--layers", str(options.layers)]
-            subprocess.run([sys.executable, __file__, task, str(options.folder), *more], check=True)
+            subprocess.run(
+                [sys.executable, "-m", "experiments.full_size.run", task, str(options.folder), *more], check=True
+            )
 
 
 if __name__ == "__main__":

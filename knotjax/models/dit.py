@@ -75,6 +75,7 @@ class Block(nn.Module):
 
     config: DiTConfig
     has_motion: bool
+    kernel: str = "xla"
 
     @nn.compact
     def __call__(self, x, e, angle, own_valid, contexts, added, text, image, audio, motion):
@@ -123,6 +124,7 @@ class Block(nn.Module):
             jnp.concatenate(keys, 1).reshape(flat),
             jnp.concatenate(values, 1).reshape(flat),
             None if own_valid is None and not contexts else jnp.repeat(jnp.concatenate(valid, 1), size, axis=1),
+            kernel=self.kernel,
         )
         x = x + (gate_sa * dense(c.dim, "o")(out.reshape(x.shape))).astype(x.dtype)
         if c.memory_ratio:  # used between steps, by `streaming.memory`
@@ -133,7 +135,7 @@ class Block(nn.Module):
         q = RMSNorm(c.eps, name="text_norm_q")(dense(c.dim, "text_q")(y)).reshape(flat)
         text_k = RMSNorm(c.eps, name="text_norm_k")(dense(c.dim, "text_k")(text)).reshape(flat)
         text_v = dense(c.dim, "text_v")(text).reshape(flat)
-        out = attend(q, text_k, text_v)
+        out = attend(q, text_k, text_v, kernel=self.kernel)
         if image is not None:
             image_k = RMSNorm(c.eps, name="image_norm_k")(dense(c.dim, "image_k")(image)).reshape(flat)
             out = out + attend(q, image_k, dense(c.dim, "image_v")(image).reshape(flat))
@@ -152,6 +154,7 @@ class BlockGroup(nn.Module):
     """The scanned unit: `motion_every` blocks, of which the first carries the motion cross-attention."""
 
     config: DiTConfig
+    kernel: str = "xla"
 
     @nn.compact
     def __call__(self, x, layered, shared):
@@ -160,7 +163,7 @@ class BlockGroup(nn.Module):
         own_k, own_v = [], []
         for i in range(self.config.motion_every):
             layer = tuple((k[i], v[i], a, ok) for (k, v), a, ok in zip(contexts, context_angles, context_valids))
-            block = Block(self.config, has_motion=i == 0, name=f"block{i}")
+            block = Block(self.config, has_motion=i == 0, kernel=self.kernel, name=f"block{i}")
             x, (k, v) = block(x, e, angle, own_valid, layer, None if added is None else added[i], *drive)
             own_k.append(k)
             own_v.append(v)
@@ -171,6 +174,7 @@ class DiT(nn.Module):
     """Causal Wan DiT: one forward over F latent frames that may look at context frames."""
 
     config: DiTConfig
+    kernel: str = "xla"  # of the large attentions, see `attention.attend`
 
     @nn.compact
     def __call__(
@@ -259,7 +263,7 @@ class DiT(nn.Module):
             in_axes=(0, nn.broadcast),
             length=groups,
         )
-        h, (k, v) = scan(c, name="blocks")(h, layered, shared)
+        h, (k, v) = scan(c, self.kernel, name="blocks")(h, layered, shared)
 
         table = self.param("head_modulation", nn.initializers.normal(c.dim**-0.5), (2, c.dim))
         shift, scale = ((table[i] + e)[:, :, None] for i in range(2))  # [B, F, 1, C]
