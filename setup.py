@@ -36,6 +36,8 @@ setup(
         "train": ["matplotlib", "scikit-image"],
         "evaluate": ["matplotlib"],
         "metrics": ["tensorboardX"],
+        "convert": ["torch"],
+        "aot": ["jax[cuda13]", "libtpu"],
         "parity": ["diffusers", "torch", "transformers"],
         "test": ["hypothesis", "matplotlib", "pytest", "pytest-xdist", "ruff", "scikit-image", "nbclient", "ipykernel"],
     },

@@ -23,11 +23,11 @@ MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 CURE = "download or install the weights again"
 
-_STORED = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "BOOL": np.bool_}
-_STORED |= {
+STORED = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "BOOL": np.bool_}
+STORED |= {
     f"{kind[0].upper()}{bits}": getattr(np, f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64)
 }
-_STORED = {code: np.dtype(kind) for code, kind in _STORED.items()}
+STORED = {code: np.dtype(kind) for code, kind in STORED.items()}
 
 
 def flatten(tree: Mapping) -> dict[str, np.ndarray]:
@@ -83,7 +83,7 @@ def save_weights(folder: str | os.PathLike, tensors: Mapping[str, np.ndarray], c
     # asarray(order="C") and not ascontiguousarray, which turns a scalar into a vector
     arrays = {key: np.asarray(tensors[key], order="C") for key in sorted(tensors)}
     for key, array in arrays.items():
-        if array.dtype not in _STORED.values():
+        if array.dtype not in STORED.values():
             raise ValueError(f"tensor {key!r} is {array.dtype}, which is not stored")
     data = safetensors.numpy.save(arrays)
     digest = hashlib.sha256(data).hexdigest()
@@ -127,9 +127,9 @@ def load_weights(folder: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict
         except safetensors.SafetensorError:
             raise _bad(path, "is not a safetensors file") from None
         for key, spec in stored:
-            if spec["dtype"] not in _STORED:
+            if spec["dtype"] not in STORED:
                 raise _bad(path, f"holds tensor {key!r} of unknown kind {spec['dtype']}")
-            tensors[key] = np.frombuffer(spec["data"], _STORED[spec["dtype"]]).reshape(spec["shape"])
+            tensors[key] = np.frombuffer(spec["data"], STORED[spec["dtype"]]).reshape(spec["shape"])
     _compare(folder / MANIFEST, manifest["tensors"], tensors)
     return tensors, manifest["config"]
 

@@ -269,7 +269,8 @@ def stream_step(model: DiT, plan: StreamPlan, params, state: StreamState, drive:
     if plan.knot.frames:
         x = fuse(plan.knot, x, state.knot, plan.first_frame(state.block) > state.since)
     emitted, rest = x[:, : plan.chunk], x[:, plan.chunk :]
-    heard = Conditions(drive.text, *(a if a is None else a[:, : plan.chunk] for a in (drive.audio, drive.motion)))
+    audio, motion = (a if a is None else a[:, : plan.chunk] for a in (drive.audio, drive.motion))
+    heard = dataclasses.replace(drive, audio=audio, motion=motion)
     known, rest = (emitted, heard, old), constant(rest, learn)
     if learn is not None:
         params, known = _memory_weights(params), jax.lax.stop_gradient(known)

@@ -106,7 +106,8 @@ def forced_pass(model: DiT, plan: StreamPlan, params, x, t, clean, reference, dr
         )
         if plan.commit == "same_step":
             state = remember(plan, params, state, kv, zero, old)
-        heard = Conditions(drive.text, *(a if a is None else a[:, :c] for a in (drive.audio, drive.motion)))
+        audio, motion = (a if a is None else a[:, :c] for a in (drive.audio, drive.motion))
+        heard = dataclasses.replace(drive, audio=audio, motion=motion)
         state = commit(model, plan, params, state, clean[:, :c], heard, old)
         return dataclasses.replace(state, block=state.block + 1), x0
 
