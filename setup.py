@@ -12,11 +12,13 @@ setup(
     entry_points={"console_scripts": ["knotjax=knotjax.cli:main"]},
     install_requires=[
         "absl-py",
+        "array_record",
         "av",
         "clu",
         "einops",
         "flax",
         "grain",
+        "importlib_resources",
         "jax",
         "ml-collections",
         "numpy",
@@ -33,6 +35,9 @@ setup(
     extras_require={
         "train": ["matplotlib", "scikit-image"],
         "evaluate": ["matplotlib"],
+        "metrics": ["tensorboardX"],
+        "convert": ["torch"],
+        "aot": ["jax[cuda13]", "libtpu"],
         "parity": ["diffusers", "torch", "transformers"],
         "test": ["hypothesis", "matplotlib", "pytest", "pytest-xdist", "ruff", "scikit-image", "nbclient", "ipykernel"],
     },

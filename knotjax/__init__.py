@@ -23,6 +23,7 @@ _NAMES = {
     "StreamPlan": "streaming.plan",
     "StreamState": "streaming.step",
     "init_stream": "streaming.step",
+    "load": "checkpoints",
     "stream_step": "streaming.step",
 }
 __all__ = list(_NAMES)

@@ -12,6 +12,7 @@ from knotjax.errors import InputError
 
 ASSETS = Path(__file__).parent / "assets"
 PASSED_ON = {
+    "convert": "convert public weights, e.g. knotjax convert SRC DST; --models lists them",
     "evaluate": "measure quality and stability; its own --help lists the options",
     "train": "train a model, e.g. knotjax train --config=configs/small.py --workdir=DIR",
 }
@@ -105,13 +106,21 @@ def _train(arguments: list[str]) -> None:
     trainer.main(arguments)
 
 
+def _convert(arguments: list[str]) -> None:
+    from knotjax.convert import command
+
+    command.main(arguments)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 2 for unusable input, 130 when interrupted."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
-        # These two parse their own options, of which argparse would refuse the unknown ones.
+        # These parse their own options, of which argparse would refuse the unknown ones.
         if arguments[:1] == ["evaluate"]:
             _evaluate(arguments[1:])
+        elif arguments[:1] == ["convert"]:
+            _convert(arguments[1:])
         elif arguments[:1] == ["train"]:
             _train(arguments[1:])
         else:

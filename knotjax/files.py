@@ -13,9 +13,14 @@ def commit(part: Path, path: Path) -> None:
     with open(part, "rb+") as handle:
         os.fsync(handle.fileno())
     os.replace(part, path)
-    if hasattr(os, "O_DIRECTORY"):  # the rename itself lives in the folder
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    flush(path.parent)  # the rename itself lives in the folder
+
+
+def flush(folder: Path) -> None:
+    """Flush to disk which names a folder holds."""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(folder)
+            os.fsync(handle)
         finally:
-            os.close(folder)
+            os.close(handle)

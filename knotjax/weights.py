@@ -4,7 +4,6 @@ The manifest guards against damage and mix-ups, not against a forger: whoever ca
 """
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -17,17 +16,18 @@ import safetensors.numpy
 
 from knotjax.errors import InputError
 from knotjax.files import commit
+from knotjax.manifest import seal, unseal
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 CURE = "download or install the weights again"
 
-_STORED = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "BOOL": np.bool_}
-_STORED |= {
+STORED = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "BOOL": np.bool_}
+STORED |= {
     f"{kind[0].upper()}{bits}": getattr(np, f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64)
 }
-_STORED = {code: np.dtype(kind) for code, kind in _STORED.items()}
+STORED = {code: np.dtype(kind) for code, kind in STORED.items()}
 
 
 def flatten(tree: Mapping) -> dict[str, np.ndarray]:
@@ -83,13 +83,13 @@ def save_weights(folder: str | os.PathLike, tensors: Mapping[str, np.ndarray], c
     # asarray(order="C") and not ascontiguousarray, which turns a scalar into a vector
     arrays = {key: np.asarray(tensors[key], order="C") for key in sorted(tensors)}
     for key, array in arrays.items():
-        if array.dtype not in _STORED.values():
+        if array.dtype not in STORED.values():
             raise ValueError(f"tensor {key!r} is {array.dtype}, which is not stored")
     data = safetensors.numpy.save(arrays)
     digest = hashlib.sha256(data).hexdigest()
     folder = Path(folder)
     path = folder / f"{name}-{digest[:12]}.safetensors"
-    manifest = _sealed(
+    manifest = seal(
         {
             "format": FORMAT,
             "name": name,
@@ -127,9 +127,9 @@ def load_weights(folder: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict
         except safetensors.SafetensorError:
             raise _bad(path, "is not a safetensors file") from None
         for key, spec in stored:
-            if spec["dtype"] not in _STORED:
+            if spec["dtype"] not in STORED:
                 raise _bad(path, f"holds tensor {key!r} of unknown kind {spec['dtype']}")
-            tensors[key] = np.frombuffer(spec["data"], _STORED[spec["dtype"]]).reshape(spec["shape"])
+            tensors[key] = np.frombuffer(spec["data"], STORED[spec["dtype"]]).reshape(spec["shape"])
     _compare(folder / MANIFEST, manifest["tensors"], tensors)
     return tensors, manifest["config"]
 
@@ -145,39 +145,12 @@ def _compare(path: Path, wanted: dict, tensors: dict[str, np.ndarray]) -> None:
             raise _bad(path, f"lists tensor {name!r} as {facts}, the file has {found}")
 
 
-def _sealed(body: dict) -> bytes:
-    """The manifest's bytes. It ends in a digest of itself, and this is its only spelling: any other byte is damage."""
-    try:
-        text = json.dumps(body, indent=1, allow_nan=False)
-        same = json.loads(text) == _listed(body)
-    except (TypeError, RecursionError):
-        same = False
-    if not same:
-        raise ValueError(
-            "config must be plain JSON: dicts with string keys, lists, strings, numbers, true, false, null"
-        )
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return (json.dumps(body | {"sha256": digest}, indent=1) + "\n").encode()
-
-
-def _listed(value: object) -> object:
-    """`value` with lists in place of tuples."""
-    if isinstance(value, dict):
-        return {key: _listed(item) for key, item in value.items()}
-    return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
-
-
 def _read_manifest(path: Path) -> dict:
     data = _read(path, MAX_MANIFEST_BYTES)
     if len(data) > MAX_MANIFEST_BYTES:
         raise _bad(path, f"is larger than {MAX_MANIFEST_BYTES} bytes")
-    try:
-        body = json.loads(data)
-        del body["sha256"]
-        whole = _sealed(body) == data
-    except (ValueError, KeyError, TypeError, RecursionError):
-        whole = False
-    if not whole:
+    body = unseal(data)
+    if body is None:
         raise _bad(path, "is damaged or was edited")
     if body.get("format") != FORMAT:
         raise InputError(f"weights {str(path)!r} have format {body.get('format')!r}, not {FORMAT}: update knotjax")

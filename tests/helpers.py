@@ -25,6 +25,9 @@ TINY = DiTConfig(
     motion_window=(2, 4),
     motion_every=1,
 )
+PIXEL_FRAMES = dict(audio_form="pixel_frames", audio_window=(8, 5))
+PACKED = dict(audio_form="added", audio_tokens=1, audio_window=(4, 5), layers=6)
+IMAGE = dict(inputs="image", image_tokens=3, image_width=7)
 UNDRIVEN = dict(audio_tokens=0, audio_window=(0, 0), motion_tokens=0, motion_window=(0, 0))
 GRID = (4, 4)  # latents per column and per row
 TEXT_ROWS = 2
@@ -85,9 +88,12 @@ def random_conditions(
         return normal(rng, (batch, frames, *window), dtype) if tokens else None
 
     text = normal(rng, (batch, TEXT_ROWS, config.text_dim), dtype) if text is None else text
-    return Conditions(
-        text, rows(config.audio_tokens, config.audio_window), rows(config.motion_tokens, config.motion_window)
-    )
+    audio = rows(config.audio_tokens, config.audio_window)
+    motion = rows(config.motion_tokens, config.motion_window)
+    if config.audio_form == "pixel_frames":  # the first latent frame is a stream's first one
+        audio = audio.at[..., -1].set(0.0).at[:, 0, :, -1].set(1.0)
+    image = normal(rng, (batch, config.image_tokens, config.image_width), dtype) if config.image_tokens else None
+    return Conditions(text, audio, motion, image)
 
 
 def relative(actual, expected) -> float:

@@ -153,7 +153,7 @@ def reseal(folder, change) -> None:
     body = json.loads(path.read_text())
     del body["sha256"]
     change(body)
-    path.write_bytes(weights._sealed(body))
+    path.write_bytes(weights.seal(body))
 
 
 def first(mapping: dict):

@@ -5,7 +5,7 @@ checkpoints: their names hold "{}" where the layer's number stands.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import jax
 import numpy as np
@@ -13,10 +13,15 @@ import numpy as np
 from knotjax.errors import InputError
 from knotjax.weights import flatten, unflatten
 
-LINEAR = (1, 0)  # [out, in] -> [in, out]
-CONV1D = (2, 1, 0)  # [out, in, k] -> [k, in, out]
-CONV2D = (2, 3, 1, 0)  # [out, in, h, w] -> [h, w, in, out]
 LISTED = 20  # names of one kind that an error lists
+
+
+def convolution(rank: int) -> tuple[int, ...]:
+    """[out, in, *window] -> [*window, in, out]."""
+    return (*range(2, rank), 1, 0)
+
+
+LINEAR, CONV1D, CONV2D, CONV3D = (convolution(rank) for rank in (2, 3, 4, 5))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,59 +31,120 @@ class Key:
     ours: str  # "blocks/q/kernel"
     theirs: str  # "blocks.{}.attn.q.weight"
     axes: tuple[int, ...] | None = None  # their axes in our order; None: the same order
+    unfolded: tuple[int, ...] | None = None  # their shape with axes in our order, if ours has other axes; one may be -1
+
+    def expected(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Their shape of our (single layer's) `shape`."""
+        return self.outward(np.broadcast_to(np.zeros((), np.int8), shape)).shape
+
+    def outward(self, array: np.ndarray) -> np.ndarray:
+        """Our (single layer's) array as theirs; a view where possible."""
+        array = array if self.unfolded is None else array.reshape(self.unfolded)
+        return array.transpose(np.argsort(self.axes)) if self.axes else array
+
+    def inward(self, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Their array as ours, of `shape`; a view where possible."""
+        return (array.transpose(self.axes) if self.axes else array).reshape(shape)
 
 
-def import_weights(table: Iterable[Key], shapes: Mapping, tensors: Mapping[str, np.ndarray], what: str) -> dict:
-    """Checkpoint tensors to a parameter tree of the same kinds (float32, bfloat16, ...).
+def paths(tree) -> dict[str, tuple[int, ...]]:
+    """Path -> shape of every leaf of a nested dict."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join(part.key for part in path): tuple(leaf.shape) for path, leaf in leaves}
 
-    Args:
-      table: a key for every parameter.
-      shapes: the parameter tree's shapes, from `jax.eval_shape`.
-      tensors: the checkpoint.
-      what: what it is, for the error.
+
+def places(table: Iterable[Key], shapes: Mapping) -> dict[str, list[tuple[str, tuple[int, ...]]]]:
+    """Our path -> (their name, their shape) of every layer, in order."""
+    wanted, found = paths(shapes), {}
+    for key in table:
+        shape = wanted[key.ours]
+        stacked = "{}" in key.theirs
+        theirs = key.expected(shape[1:] if stacked else shape)
+        found[key.ours] = [(key.theirs.format(layer), theirs) for layer in range(shape[0] if stacked else 1)]
+    return found
+
+
+class Parameters(Mapping):
+    """A checkpoint's tensors as our parameters, path -> array, each made when it is asked for.
+
+    Only what is asked for is in memory: layers are stacked straight into the array that is given out.
 
     Raises:
       InputError: tensors are missing, unknown or of another shape; all of them are named.
     """
-    wanted = {_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
-    places = {}  # their name -> (key, its layer)
-    expected = {}  # their name -> the shape that it must have
-    for key in table:
-        shape = wanted[key.ours]
-        stacked = "{}" in key.theirs
-        order = np.argsort(key.axes) if key.axes else range(len(shape) - stacked)
-        single = tuple(shape[stacked:][axis] for axis in order)
-        for layer in range(shape[0]) if stacked else (None,):
-            name = key.theirs.format(layer)
-            places[name], expected[name] = (key, layer), single
-    check_tensors(expected, {name: np.shape(tensor) for name, tensor in tensors.items()}, what)
-    flat = {}
-    for name, (key, layer) in places.items():
-        tensor = np.asarray(tensors[name])
-        tensor = tensor.transpose(key.axes) if key.axes else tensor
-        if layer is None:
-            flat[key.ours] = np.array(tensor)
-            continue
-        if layer == 0:
-            flat[key.ours] = np.empty(wanted[key.ours], tensor.dtype)
-        elif flat[key.ours].dtype != tensor.dtype:
-            kinds = f"{name} is {tensor.dtype}, layer 0 {flat[key.ours].dtype}"
-            raise InputError(f"{what} mixes kinds of numbers ({kinds}): convert it to one")
-        flat[key.ours][layer] = tensor
-    return unflatten(flat)
+
+    def __init__(self, table: Iterable[Key], shapes: Mapping, tensors: Mapping[str, np.ndarray], what: str, dtype=None):
+        """Compares names and shapes; reads nothing yet.
+
+        Args:
+          table: a key for every parameter.
+          shapes: the parameter tree's shapes, from `jax.eval_shape`.
+          tensors: the checkpoint; it may read a tensor when it is asked for it.
+          what: what it is, for the error.
+          dtype: of the arrays; None: as in the checkpoint.
+        """
+        self.shapes, self._tensors, self._what, self._dtype = paths(shapes), tensors, what, dtype
+        self._keys, self._places = {key.ours: key for key in table}, places(table, shapes)
+        check_tensors({name: shape for rows in self._places.values() for name, shape in rows}, sizes(tensors), what)
+
+    def kind(self, path: str) -> np.dtype:
+        """Kind of number of a parameter."""
+        return np.dtype(self._dtype or kind(self._tensors, self._places[path][0][0]))
+
+    def __getitem__(self, path: str) -> np.ndarray:
+        key, shape, names = self._keys[path], self.shapes[path], [name for name, _ in self._places[path]]
+        if "{}" not in key.theirs:
+            return np.array(key.inward(self._tensors[names[0]], shape), self._dtype)
+        whole = np.empty(shape, self.kind(path))
+        for layer, name in enumerate(names):
+            tensor = self._tensors[name]
+            if self._dtype is None and whole.dtype != tensor.dtype:
+                kinds = f"{name} is {tensor.dtype}, layer 0 {whole.dtype}"
+                raise InputError(f"{self._what} mixes kinds of numbers ({kinds}): convert it to one with --dtype")
+            whole[layer] = key.inward(tensor, shape[1:])
+        return whole
+
+    def __iter__(self):
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
 
-def export_weights(table: Iterable[Key], params: Mapping) -> dict[str, np.ndarray]:
-    """The checkpoint tensors that `import_weights` turned into `params`."""
-    flat = flatten(params)
-    tensors = {}
+def import_weights(
+    table: Iterable[Key], shapes: Mapping, tensors: Mapping[str, np.ndarray], what: str, dtype=None
+) -> dict:
+    """Checkpoint tensors to a parameter tree of the same kinds (float32, bfloat16, ...); see `Parameters`.
+
+    Raises:
+      InputError: tensors are missing, unknown or of another shape (all of them are named), or the layers of one
+        parameter are of several kinds.
+    """
+    return unflatten(dict(Parameters(table, shapes, tensors, what, dtype)))
+
+
+def export_tensors(table: Iterable[Key], flat: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """Their tensors one by one, from our arrays under their paths: the reverse of `Parameters`.
+
+    Raises:
+      InputError: parameters are missing or unknown; they are named.
+    """
+    found = sizes(flat)
+    check_tensors({key.ours: found.get(key.ours, ()) for key in table}, found, "the parameter tree")
     for key in table:
         whole = flat[key.ours]
         parts = enumerate(whole) if "{}" in key.theirs else [(None, whole)]
         for layer, part in parts:
-            part = part.transpose(np.argsort(key.axes)) if key.axes else part
-            tensors[key.theirs.format(layer)] = np.ascontiguousarray(part)
-    return tensors
+            yield key.theirs.format(layer), np.ascontiguousarray(key.outward(part))
+
+
+def export_weights(table: Iterable[Key], params: Mapping) -> dict[str, np.ndarray]:
+    """The checkpoint tensors that `import_weights` turned into `params`.
+
+    Raises:
+      InputError: parameters are missing or unknown; they are named.
+    """
+    return dict(export_tensors(table, flatten(params)))
 
 
 def check_tensors(expected: Mapping[str, tuple], found: Mapping[str, tuple], what: str) -> None:
@@ -106,15 +172,40 @@ def check_tensors(expected: Mapping[str, tuple], found: Mapping[str, tuple], wha
         raise InputError(f"{what} does not fit ({'; '.join(told)}): give the checkpoint that belongs to this size")
 
 
-def strip_prefix(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """The tensors with `prefix` taken off the names that have it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+def sizes(tensors: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """Name -> shape. What reads its tensors on demand has an attribute `shapes`, so that nothing is read here."""
+    found = getattr(tensors, "shapes", None)
+    return {name: np.shape(tensor) for name, tensor in tensors.items()} if found is None else found
+
+
+def kind(tensors: Mapping[str, np.ndarray], name: str) -> np.dtype:
+    """Kind of number of a tensor, without computing it where it is computed on demand."""
+    known = getattr(tensors, "kind", None)
+    return known(name) if known else tensors[name].dtype
+
+
+class Renamed(Mapping):
+    """Tensors under other names; those for which `rename` gives None are left out. Reads nothing before it is asked."""
+
+    def __init__(self, tensors: Mapping[str, np.ndarray], rename: Callable[[str], str | None]):
+        self._tensors = tensors
+        self._names = {new: old for old in tensors if (new := rename(old)) is not None}
+        found = sizes(tensors)
+        self.shapes = {new: found[old] for new, old in self._names.items()}
+
+    def kind(self, name: str) -> np.dtype:
+        return kind(self._tensors, self._names[name])
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._tensors[self._names[name]]
+
+    def __iter__(self):
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def _list(names: list[str]) -> str:
     rest = len(names) - LISTED
     return ", ".join(sorted(names)[:LISTED]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _name(path) -> str:
-    return "/".join(part.key for part in path)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from knotjax.convert import layout
+from knotjax.convert.keymap import Key, convolution, export_weights, import_weights, paths
 from knotjax.models.taehv import TAEHV, TAEHVConfig
 
 PUBLISHED = TAEHVConfig()
@@ -25,27 +25,32 @@ def from_original(state: Mapping[str, np.ndarray], config: TAEHVConfig = PUBLISH
     Raises:
       InputError: tensors are missing, unknown or have another shape; they are named.
     """
-    return layout.read(state, table(config))
+    return import_weights(table(config), shapes(config), state, "TAEHV checkpoint")
 
 
 def to_original(params: Mapping, config: TAEHVConfig = PUBLISHED) -> dict[str, np.ndarray]:
     """Parameters of `TAEHV(config)` -> tensors by their original names.
 
     Raises:
-      InputError: parameters are missing, unknown or have another shape; they are named.
+      InputError: parameters are missing or unknown; they are named.
     """
-    return layout.write(params, table(config))
+    return export_weights(table(config), params)
+
+
+def shapes(config: TAEHVConfig) -> dict:
+    """The shapes of all parameters; nothing is computed."""
+    return jax.eval_shape(TAEHV(config).init_params, jax.random.key(0))
 
 
 @functools.lru_cache(maxsize=16)
-def table(config: TAEHVConfig) -> tuple[layout.Row, ...]:
+def table(config: TAEHVConfig) -> tuple[Key, ...]:
     """All tensors under both names."""
     layers = _layers(config)
     rows = []
-    for path, shape in layout.paths(jax.eval_shape(TAEHV(config).init_params, jax.random.key(0))).items():
+    for path, shape in paths(shapes(config)).items():
         part, layer, *inner, leaf = path.split("/")
         name = f"{part}.{layers[part][layer]}{INNER['/'.join(inner)]}.{LEAF[leaf]}"
-        rows.append(layout.Row(path, shape, name, layout.torch_shape(shape)))
+        rows.append(Key(path, name, convolution(len(shape)) if leaf == "kernel" else None))
     return tuple(rows)
 
 

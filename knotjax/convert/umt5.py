@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from knotjax.convert.keymap import LINEAR, Key, export_weights, import_weights
+from knotjax.convert.keymap import LINEAR, Key, Renamed, export_weights, import_weights
 from knotjax.errors import InputError
 from knotjax.models.umt5 import XXL, UMT5Config, UMT5Encoder
 
@@ -52,11 +52,23 @@ def from_hugging_face(tensors: Mapping[str, np.ndarray], config: UMT5Config = XX
     Raises:
       InputError: tensors are missing, unknown or of another shape, or the two token tables differ.
     """
-    tensors = dict(tensors)
-    table = tensors.pop("encoder.embed_tokens.weight", None)
-    if table is not None and not np.array_equal(tensors.setdefault("shared.weight", table), table):
+    return import_weights(HUGGING_FACE, shapes(config), prepare(tensors), "UMT5 checkpoint (Hugging Face names)")
+
+
+def prepare(tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """With one token table, under `shared.weight`.
+
+    Raises:
+      InputError: the two token tables differ.
+    """
+    encoder = "encoder.embed_tokens.weight"
+    if encoder not in tensors:
+        return tensors
+    if "shared.weight" not in tensors:
+        return Renamed(tensors, lambda name: "shared.weight" if name == encoder else name)
+    if not np.array_equal(tensors["shared.weight"], tensors[encoder]):
         raise InputError("UMT5: shared.weight and encoder.embed_tokens.weight differ: keep the encoder's one only")
-    return import_weights(HUGGING_FACE, shapes(config), tensors, "UMT5 checkpoint (Hugging Face names)")
+    return Renamed(tensors, lambda name: None if name == encoder else name)
 
 
 def to_hugging_face(params: Mapping) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from knotjax.convert import layout
+from knotjax.convert.keymap import Key, convolution, export_weights, import_weights, paths
 from knotjax.models.wan_vae import WanVAE, WanVAEConfig
 
 PUBLISHED = WanVAEConfig()
@@ -37,41 +37,45 @@ def from_original(state: Mapping[str, np.ndarray], config: WanVAEConfig = PUBLIS
     Raises:
       InputError: tensors are missing, unknown or have another shape; they are named.
     """
-    return layout.read(state, table(config, 0))
+    return import_weights(table(config, 0), shapes(config), state, "Wan VAE checkpoint")
 
 
 def to_original(params: Mapping, config: WanVAEConfig = PUBLISHED) -> dict[str, np.ndarray]:
     """Parameters of `WanVAE(config)` -> tensors by their original names.
 
     Raises:
-      InputError: parameters are missing, unknown or have another shape; they are named.
+      InputError: parameters are missing or unknown; they are named.
     """
-    return layout.write(params, table(config, 0))
+    return export_weights(table(config, 0), params)
 
 
 def from_diffusers(state: Mapping[str, np.ndarray], config: WanVAEConfig = PUBLISHED) -> dict:
     """As `from_original`, for the names of diffusers."""
-    return layout.read(state, table(config, 1))
+    return import_weights(table(config, 1), shapes(config), state, "Wan VAE checkpoint")
 
 
 def to_diffusers(params: Mapping, config: WanVAEConfig = PUBLISHED) -> dict[str, np.ndarray]:
     """As `to_original`, for the names of diffusers."""
-    return layout.write(params, table(config, 1))
+    return export_weights(table(config, 1), params)
+
+
+def shapes(config: WanVAEConfig) -> dict:
+    """The shapes of all parameters; nothing is computed."""
+    return jax.eval_shape(WanVAE(config).init_params, jax.random.key(0))
 
 
 @functools.lru_cache(maxsize=16)
-def table(config: WanVAEConfig, which: int) -> tuple[layout.Row, ...]:
+def table(config: WanVAEConfig, which: int) -> tuple[Key, ...]:
     """All tensors; `which` is 0 for the original names, 1 for those of diffusers."""
     layers = _layers(config)
     rows = []
-    for path, shape in layout.paths(jax.eval_shape(WanVAE(config).init_params, jax.random.key(0))).items():
+    for path, shape in paths(shapes(config)).items():
         part, layer, *inner, leaf = path.split("/")
         inner = "/".join(name for name in inner if name != "conv")  # a causal convolution holds a plain one
         name = f"{layers[part, layer][which]}{INNER[inner][which]}.{LEAF[leaf]}"
-        theirs = layout.torch_shape(shape)
-        if leaf == "gamma":
-            theirs += (1, 1) if layer == "middle_attention" else (1, 1, 1)
-        rows.append(layout.Row(path, shape, name, theirs))
+        ones = (1, 1) if layer == "middle_attention" else (1, 1, 1)
+        unfolded = (-1, *ones) if leaf == "gamma" else None
+        rows.append(Key(path, name, convolution(len(shape)) if leaf == "kernel" else None, unfolded))
     return tuple(rows)
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from knotjax.convert.keymap import CONV1D, LINEAR, Key, export_weights, import_weights, strip_prefix
+from knotjax.convert.keymap import CONV1D, LINEAR, Key, Renamed, export_weights, import_weights
 from knotjax.models.wav2vec2 import BASE, Wav2Vec2, Wav2Vec2Config
 
 LEFT_OUT = re.compile(r"masked_spec_embed$|(lm_head|quantizer|project_q|project_hid)\.")
@@ -67,15 +67,23 @@ def shapes(config: Wav2Vec2Config) -> dict:
     return jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, config.reach)))["params"]
 
 
+def prepare(tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """The encoder's tensors alone, under the names of the published files."""
+
+    def rename(name):
+        name = name.removeprefix("wav2vec2.")
+        return None if LEFT_OUT.match(name) else _NEWER.get(name, name)
+
+    return Renamed(tensors, rename)
+
+
 def from_hugging_face(tensors: Mapping[str, np.ndarray], config: Wav2Vec2Config = BASE) -> dict:
     """Parameters from `Wav2Vec2Model` tensors, or those of a model with a task on top (prefix `wav2vec2.`).
 
     Raises:
       InputError: tensors are missing, unknown or of another shape.
     """
-    tensors = strip_prefix(tensors, "wav2vec2.")
-    tensors = {_NEWER.get(name, name): tensor for name, tensor in tensors.items() if not LEFT_OUT.match(name)}
-    return import_weights(key_table(config), shapes(config), tensors, "wav2vec2 checkpoint")
+    return import_weights(key_table(config), shapes(config), prepare(tensors), "wav2vec2 checkpoint")
 
 
 def to_hugging_face(params: Mapping, config: Wav2Vec2Config = BASE) -> dict[str, np.ndarray]:

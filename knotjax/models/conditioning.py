@@ -1,9 +1,44 @@
-"""Drive adapters: how sound, motion and words enter the DiT."""
+"""Drive adapters: how sound, motion, words and the portrait enter the DiT."""
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from knotjax.models.attention import attend
+
+FIRST_ROWS, LATER_ROWS = 5, 8  # pixel frames that InfiniteTalk's first and later latent frames hear
+
+
+def pixel_frame_windows(features):
+    """Windows for `PixelFrameTokens`: two pixel frames to both sides of every latent frame, repeated at the ends.
+
+    Args:
+      features: [B, T, C], a row per pixel frame.
+
+    Returns:
+      [B, F, 8, C + 1], F = ceil((T + 3) / 4). The first frame uses 5 rows; its last channel is 1.
+    """
+    batch, length, width = features.shape
+    frames = (length + 6) // 4
+    rows = 4 * np.arange(frames)[:, None] - 5 + np.arange(LATER_ROWS)  # [F, 8], latent i ends at pixel frame 4 i
+    rows[0] += 3
+    x = features[:, np.clip(rows, 0, length - 1)]  # [B, F, 8, C]
+    x = x.at[:, 0, FIRST_ROWS:].set(0.0)
+    return jnp.concatenate([x, jnp.zeros_like(x[..., :1]).at[:, 0].set(1.0)], -1)
+
+
+def packed_windows(features):
+    """Windows for `PackedSound`: a zero row goes before the features and is all that the first latent frame hears.
+
+    Args:
+      features: [B, T, C], a row per pixel frame.
+
+    Returns:
+      [B, F, 4, C], F = 1 + ceil(T / 4).
+    """
+    batch, length, width = features.shape
+    x = jnp.pad(features, ((0, 0), (4, -length % 4), (0, 0)))
+    return x.reshape(batch, -1, 4, width)
 
 
 class FrameTokens(nn.Module):
@@ -44,3 +79,71 @@ class FrameCrossAttention(nn.Module):
         out = attend(q.reshape(split), k.reshape(split), v.reshape(split))
         out = out.reshape(batch, frames, size, self.dim)
         return nn.Dense(self.dim, name="o", dtype=x.dtype)(out)
+
+
+class PixelFrameTokens(nn.Module):
+    """The sound projection of MultiTalk, InfiniteTalk and LiveAct.
+
+    A stream's first latent frame is one pixel frame and hears 5 rows, every later one is four and hears 8. What
+    `pixel_frame_windows` makes goes in: 8 rows a frame, whose last channel is 1 on the first latent frame.
+    """
+
+    tokens: int
+    width: int
+    hidden: int
+
+    @nn.compact
+    def __call__(self, window):  # [B, F, 8, C + 1] -> [B, F, tokens, width]
+        batch, frames = window.shape[:2]
+        rows, opens = window[..., :-1], window[:, :, 0, -1:] > 0.5
+
+        def dense(width, name):
+            return nn.Dense(width, name=name, dtype=window.dtype)
+
+        first = dense(self.hidden, "first")(rows[:, :, :FIRST_ROWS].reshape(batch, frames, -1))
+        later = dense(self.hidden, "later")(rows.reshape(batch, frames, -1))
+        x = nn.relu(jnp.where(opens, first, later))
+        x = nn.relu(dense(self.hidden, "middle")(x))
+        x = dense(self.tokens * self.width, "output")(x)
+        x = x.reshape(batch, frames, self.tokens, self.width)
+        return nn.LayerNorm(epsilon=1e-5, name="norm", dtype=x.dtype)(x)
+
+
+class PackedSound(nn.Module):
+    """The sound of a latent frame as one narrow token (OmniAvatar's and AvatarForcing's audio pack)."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, window):  # [B, F, P, C] -> [B, F, 1, width]
+        x = nn.Dense(self.width, name="pack", dtype=window.dtype)(window.reshape(*window.shape[:2], 1, -1))
+        return nn.LayerNorm(epsilon=1e-5, name="norm", dtype=x.dtype)(x)
+
+
+class AddedSound(nn.Module):
+    """What packed sound adds to every token of its frame before each block: one linear layer per block that has it."""
+
+    dim: int
+    layers: int
+    at: range  # the blocks that have it
+
+    @nn.compact
+    def __call__(self, packed):  # [B, F, W] -> [L, B, F, C], zeros elsewhere
+        shape = (len(self.at), packed.shape[-1], self.dim)
+        kernel = self.param("kernel", nn.initializers.xavier_uniform(), shape).astype(packed.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (len(self.at), self.dim)).astype(packed.dtype)
+        rows = jnp.einsum("bfw,lwc->lbfc", packed, kernel) + bias[:, None, None]
+        return jnp.pad(rows, ((self.at.start, self.layers - self.at.stop), (0, 0), (0, 0), (0, 0)))
+
+
+class ImageTokens(nn.Module):
+    """CLIP's tokens of the portrait, brought to the width of the DiT (Wan I2V)."""
+
+    dim: int
+
+    @nn.compact
+    def __call__(self, image):  # [B, A, W] -> [B, A, C]
+        x = nn.LayerNorm(epsilon=1e-5, name="norm_in", dtype=image.dtype)(image)
+        x = nn.gelu(nn.Dense(image.shape[-1], name="input", dtype=x.dtype)(x), approximate=False)
+        x = nn.Dense(self.dim, name="output", dtype=x.dtype)(x)
+        return nn.LayerNorm(epsilon=1e-5, name="norm_out", dtype=x.dtype)(x)

@@ -7,91 +7,24 @@ in `DiTConfig`.
 Shapes: B batch, F latent frames, S tokens per frame, N heads, D head width, L layers, C channels.
 """
 
-import dataclasses
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from knotjax import sharding
 from knotjax.models import rope
 from knotjax.models.attention import attend
-from knotjax.models.conditioning import FrameCrossAttention, FrameTokens
+from knotjax.models.conditioning import (
+    AddedSound,
+    FrameCrossAttention,
+    FrameTokens,
+    ImageTokens,
+    PackedSound,
+    PixelFrameTokens,
+)
+from knotjax.models.dit_config import MASKS, Conditions, Context, DiTConfig, undriven
 
-
-@dataclasses.dataclass(frozen=True)
-class DiTConfig:
-    """Size and inputs of a DiT. The defaults are Wan 2.1 1.3B with the 2z + 1 channel inpainting input."""
-
-    latent_channels: int = 16  # z
-    dim: int = 1536
-    ffn_dim: int = 8960
-    heads: int = 12
-    layers: int = 30
-    patch: int = 2  # side of the square of latents behind one token
-    freq_dim: int = 256  # width of the sinusoidal timestep features
-    text_dim: int = 4096  # width of the text rows that are given
-    audio_tokens: int = 0  # sound tokens per latent frame; 0: no sound branch
-    audio_width: int = 768
-    audio_hidden: int = 512
-    audio_window: tuple[int, int] = (0, 0)  # pixel frames and features of one latent frame's sound
-    motion_tokens: int = 0  # motion tokens per latent frame; 0: no motion branch
-    motion_window: tuple[int, int] = (0, 0)  # pixel frames and features of one latent frame's motion
-    motion_every: int = 1  # the first of every so many blocks carries the motion cross-attention
-    prediction: str = "v"  # what the head outputs: "v" (noise - x0) or "x0"
-    memory_ratio: int = 0  # frames that ConvKV memory joins into one; 0: no trained memory
-    given_residual: bool = False  # add the given latents, gated per channel and timestep, to the output
-    eps: float = 1e-6
-
-    def __post_init__(self):
-        if self.dim % self.heads or (self.dim // self.heads) % 2:
-            raise ValueError(f"heads {self.heads}: dim {self.dim} must split into heads of an even width")
-        if self.layers % self.motion_every:
-            raise ValueError(f"motion_every {self.motion_every}: must divide layers {self.layers}")
-        if self.prediction not in ("v", "x0"):
-            raise ValueError(f"prediction {self.prediction!r}: must be 'v' or 'x0'")
-
-    @property
-    def in_channels(self) -> int:
-        """[noise z | given z | mask 1]."""
-        return 2 * self.latent_channels + 1
-
-    @property
-    def head_dim(self) -> int:
-        return self.dim // self.heads
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Context:
-    """Keys and values of frames that the network may look at but does not compute."""
-
-    k: jax.Array  # [L, B, F, S, N, D], after the key norm and before rotation
-    v: jax.Array  # [L, B, F, S, N, D]
-    position: jax.Array  # int32 [B, F], temporal positions, on the same origin as the queries' positions
-    valid: jax.Array  # bool [B, F], frames that exist
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Conditions:
-    """What steers the frames of one forward."""
-
-    text: jax.Array  # [B, T, text_dim]
-    audio: jax.Array | None = None  # [B, F, P, C], per latent frame a window of pixel-frame features
-    motion: jax.Array | None = None  # [B, F, P, C], per latent frame the motion channels and their presence masks
-
-
-def undriven(config: DiTConfig, text, frames: int) -> Conditions:
-    """Conditions of frames that hear and follow nothing (the reference): zeros in every driven row.
-
-    Args:
-      text: [B, T, text_dim].
-      frames: how many latent frames.
-    """
-    batch = text.shape[0]
-    audio = jnp.zeros((batch, frames, *config.audio_window), text.dtype) if config.audio_tokens else None
-    motion = jnp.zeros((batch, frames, *config.motion_window), text.dtype) if config.motion_tokens else None
-    return Conditions(text, audio, motion)
+__all__ = ["Conditions", "Context", "DiT", "DiTConfig", "undriven"]
 
 
 def wide(dtype):
@@ -128,14 +61,25 @@ def timestep_features(t, width: int):
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
 
 
+def entering(config: DiTConfig, x, given, mask):
+    """What the patch embedding sees: [B, F, H, W, z] twice and [B, F] -> [B, F, H, W, in_channels]."""
+    mask = jnp.broadcast_to(mask[:, :, None, None, None], (*x.shape[:4], 1))
+    if config.inputs == "plain":
+        return x
+    if config.inputs == "inpaint":
+        return jnp.concatenate([x, given, mask], -1)
+    return jnp.concatenate([x, *(1 - mask for _ in range(MASKS)), given], -1)
+
+
 class Block(nn.Module):
     """One transformer block: self-attention with context, text, sound and motion cross-attention, feed-forward."""
 
     config: DiTConfig
     has_motion: bool
+    kernel: str = "xla"
 
     @nn.compact
-    def __call__(self, x, e, angle, own_valid, contexts, text, audio, motion):
+    def __call__(self, x, e, angle, own_valid, contexts, added, text, image, audio, motion):
         """Runs the block.
 
         Args:
@@ -144,7 +88,9 @@ class Block(nn.Module):
           angle: [B, F, S, D / 2], rotation of the own tokens.
           own_valid: bool [B, F], frames that exist, or None when all do.
           contexts: tuple of (k [B, Fc, S, N, D], v, angle [B, Fc, S, D / 2], valid [B, Fc]).
+          added: [B, F, C], packed sound of this block, or None.
           text: [B, T, C].
+          image: [B, A, C] or None.
           audio, motion: [B, F, tokens, width] or None.
 
         Returns:
@@ -161,10 +107,13 @@ class Block(nn.Module):
         m = (table + e)[:, :, :, None]  # [B, F, 6, 1, C]
         shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (m[:, :, i] for i in range(6))
 
+        if added is not None:
+            x = x + added[:, :, None]
         y = (layer_norm(x, c.eps) * (1 + scale_sa) + shift_sa).astype(x.dtype)
         q = RMSNorm(c.eps, name="norm_q")(dense(c.dim, "q")(y)).reshape(heads)
         k = RMSNorm(c.eps, name="norm_k")(dense(c.dim, "k")(y)).reshape(heads)
         v = dense(c.dim, "v")(y).reshape(heads)
+        k, v = sharding.join_tokens(k), sharding.join_tokens(v)
         keys, values = [rope.rotate(k, angle)], [v]
         valid = [jnp.ones((batch, frames), bool) if own_valid is None else own_valid]
         for context_k, context_v, context_angle, context_valid in contexts:
@@ -177,6 +126,7 @@ class Block(nn.Module):
             jnp.concatenate(keys, 1).reshape(flat),
             jnp.concatenate(values, 1).reshape(flat),
             None if own_valid is None and not contexts else jnp.repeat(jnp.concatenate(valid, 1), size, axis=1),
+            kernel=self.kernel,
         )
         x = x + (gate_sa * dense(c.dim, "o")(out.reshape(x.shape))).astype(x.dtype)
         if c.memory_ratio:  # used between steps, by `streaming.memory`
@@ -187,7 +137,11 @@ class Block(nn.Module):
         q = RMSNorm(c.eps, name="text_norm_q")(dense(c.dim, "text_q")(y)).reshape(flat)
         text_k = RMSNorm(c.eps, name="text_norm_k")(dense(c.dim, "text_k")(text)).reshape(flat)
         text_v = dense(c.dim, "text_v")(text).reshape(flat)
-        x = x + dense(c.dim, "text_o")(attend(q, text_k, text_v).reshape(x.shape))
+        out = attend(q, text_k, text_v, kernel=self.kernel)
+        if image is not None:
+            image_k = RMSNorm(c.eps, name="image_norm_k")(dense(c.dim, "image_k")(image)).reshape(flat)
+            out = out + attend(q, image_k, dense(c.dim, "image_v")(image).reshape(flat))
+        x = x + dense(c.dim, "text_o")(out.reshape(x.shape))
         if audio is not None:
             x = x + FrameCrossAttention(c.dim, c.heads, name="audio")(x, audio)
         if motion is not None and self.has_motion:
@@ -202,15 +156,26 @@ class BlockGroup(nn.Module):
     """The scanned unit: `motion_every` blocks, of which the first carries the motion cross-attention."""
 
     config: DiTConfig
+    kernel: str = "xla"
 
     @nn.compact
-    def __call__(self, x, contexts, shared):
-        e, angle, own_valid, context_angles, context_valids, text, audio, motion = shared
+    def __call__(self, x, layered, shared):
+        group, contexts, added = layered
+        e, angle, own_valid, context_angles, context_valids, stored, *drive = shared
+
+        def read(kv, sets, i):
+            if sets is None:
+                return tuple(a[i] for a in kv)
+            *sets, which = sets
+            return tuple(a[group * self.config.motion_every + i, which] for a in sets)
+
         own_k, own_v = [], []
         for i in range(self.config.motion_every):
-            layer = tuple((k[i], v[i], a, ok) for (k, v), a, ok in zip(contexts, context_angles, context_valids))
-            block = Block(self.config, has_motion=i == 0, name=f"block{i}")
-            x, (k, v) = block(x, e, angle, own_valid, layer, text, audio, motion)
+            kvs = (read(kv, sets, i) for kv, sets in zip(contexts, stored))
+            layer = tuple((*kv, a, ok) for kv, a, ok in zip(kvs, context_angles, context_valids))
+            block = Block(self.config, has_motion=i == 0, kernel=self.kernel, name=f"block{i}")
+            sound = None if added is None else added[i]
+            x, (k, v) = block(sharding.split_tokens(x), e, angle, own_valid, layer, sound, *drive)
             own_k.append(k)
             own_v.append(v)
         return x, (jnp.stack(own_k), jnp.stack(own_v))
@@ -220,6 +185,7 @@ class DiT(nn.Module):
     """Causal Wan DiT: one forward over F latent frames that may look at context frames."""
 
     config: DiTConfig
+    kernel: str = "xla"  # of the large attentions, see `attention.attend`
 
     @nn.compact
     def __call__(
@@ -249,8 +215,7 @@ class DiT(nn.Module):
             init = nn.initializers.xavier_uniform() if scale is None else nn.initializers.normal(scale)
             return nn.Dense(features, name=name, dtype=x.dtype, kernel_init=init)
 
-        channel = jnp.broadcast_to(mask[:, :, None, None, None].astype(x.dtype), (*x.shape[:4], 1))
-        tokens = jnp.concatenate([x, given.astype(x.dtype), channel], -1)  # [B, F, H, W, 2z + 1]
+        tokens = entering(c, x, given.astype(x.dtype), mask.astype(x.dtype))  # [B, F, H, W, in_channels]
         tokens = tokens.reshape(batch, frames, rows, c.patch, columns, c.patch, c.in_channels)
         tokens = tokens.transpose(0, 1, 2, 4, 3, 5, 6).reshape(batch, frames, rows * columns, -1)
         h = dense(c.dim, "patch_embedding")(tokens)  # [B, F, S, C]
@@ -263,10 +228,20 @@ class DiT(nn.Module):
 
         text = dense(c.dim, "text_in", 0.02)(conditions.text.astype(x.dtype))
         text = dense(c.dim, "text_out", 0.02)(nn.gelu(text, approximate=True))
-        audio = motion = None
+        added = image = audio = motion = None
         if c.audio_tokens:
-            audio = FrameTokens(c.audio_tokens, c.audio_width, c.audio_hidden, name="audio_tokens")
-            audio = audio(conditions.audio.astype(x.dtype))
+            sizes = (c.audio_tokens, c.audio_width, c.audio_hidden)
+            if c.audio_form == "added":
+                tokens_of = PackedSound(c.audio_width, name="audio_tokens")
+            else:
+                adapter = {"window": FrameTokens, "pixel_frames": PixelFrameTokens}[c.audio_form]
+                tokens_of = adapter(*sizes, name="audio_tokens")
+            audio = tokens_of(conditions.audio.astype(x.dtype))
+        if c.audio_form == "added":
+            added = AddedSound(c.dim, c.layers, c.added_layers, name="audio_add")(audio[:, :, 0])  # [L, B, F, C]
+            audio = None
+        if c.image_tokens:
+            image = ImageTokens(c.dim, name="image_tokens")(conditions.image.astype(x.dtype))
         if c.motion_tokens:
             motion = FrameTokens(c.motion_tokens, c.audio_width, c.audio_hidden, name="motion_tokens")
             motion = motion(conditions.motion.astype(x.dtype))
@@ -275,28 +250,36 @@ class DiT(nn.Module):
             return rope.angles(times, (rows, columns), c.head_dim, wide(x.dtype))
 
         groups = c.layers // c.motion_every
-        kv = tuple(
-            tuple(a.reshape(groups, c.motion_every, *a.shape[1:]) for a in (context.k, context.v))
-            for context in contexts
-        )
+
+        def grouped(a):
+            return a.reshape(groups, c.motion_every, *a.shape[1:])
+
+        kv = tuple((grouped(context.k), grouped(context.v)) if context.which is None else None for context in contexts)
+        layered = (jnp.arange(groups), kv, None if added is None else grouped(added))
         shared = (
             e6,
             turn(position),
             valid,
             tuple(turn(context.position) for context in contexts),
             tuple(context.valid for context in contexts),
+            tuple(None if context.which is None else (context.k, context.v, context.which) for context in contexts),
             text,
+            image,
             audio,
             motion,
         )
+        unit = BlockGroup
+        if c.remat != "none":
+            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if c.remat == "dots" else None
+            unit = nn.remat(BlockGroup, prevent_cse=False, policy=policy)
         scan = nn.scan(
-            BlockGroup,
+            unit,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast),
             length=groups,
         )
-        h, (k, v) = scan(c, name="blocks")(h, kv, shared)
+        h, (k, v) = scan(c, self.kernel, name="blocks")(h, layered, shared)
 
         table = self.param("head_modulation", nn.initializers.normal(c.dim**-0.5), (2, c.dim))
         shift, scale = ((table[i] + e)[:, :, None] for i in range(2))  # [B, F, 1, C]

@@ -30,7 +30,7 @@ def positions(plan: StreamPlan, first, context, key=None) -> jax.Array:
     """Temporal positions of the anchor frames relative to `first`, int32 [B, A].
 
     Args:
-      first: int32 [B], number of the window's first frame; negative while the window fills.
+      first: int32 [B], number of the window's first frame, from the stream's start; negative while the window fills.
       context: int32 [B], how many frames of ring and memory can be seen.
       key: [B] random keys, for the place "drawn".
     """

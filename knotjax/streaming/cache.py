@@ -18,8 +18,8 @@ import jax.numpy as jnp
 class KeyValues:
     """Keys (before rotation) and values of some frames, in P sets: one, or one per denoising pass."""
 
-    k: jax.Array  # [P, L, B, F, S, N, D]
-    v: jax.Array  # [P, L, B, F, S, N, D]
+    k: jax.Array  # [L, P, B, F, S, N, D]
+    v: jax.Array  # [L, P, B, F, S, N, D]
 
     @property
     def frames(self) -> int:
@@ -32,7 +32,8 @@ class KeyValues:
 
 def empty(sets: int, frames: int, like: jax.Array) -> KeyValues:
     """Zeros for `frames` frames; `like` [..., L, B, F, S, N, D] gives the other sizes and the dtype."""
-    shape = (sets, *like.shape[-6:-4], frames, *like.shape[-3:])
+    layers, batch = like.shape[-6:-4]
+    shape = (layers, sets, batch, frames, *like.shape[-3:])
     return KeyValues(jnp.zeros(shape, like.dtype), jnp.zeros(shape, like.dtype))
 
 
@@ -41,20 +42,31 @@ def capacity(budget: int, unit: int) -> int:
     return -(-budget // unit) * unit if budget else 0
 
 
-def append(ring: KeyValues, new: KeyValues, written) -> KeyValues:
-    """Write the next frames, over the oldest ones.
+def put(held: KeyValues, new, at, slot=0) -> KeyValues:
+    """Write frames into one set.
 
     Args:
-      new: as many frames as every write has.
+      new: k, v [L, B, n, S, N, D].
+      at: int32 [], the set.
+      slot: where the first of the frames goes.
+    """
+
+    def write(old, fresh):
+        start = tuple(jnp.asarray(i, jnp.int32) for i in (0, at, 0, slot, 0, 0, 0))
+        return jax.lax.dynamic_update_slice(old, fresh[:, None].astype(old.dtype), start)
+
+    return held.map(write, KeyValues(*new))
+
+
+def append(ring: KeyValues, new, at, written) -> KeyValues:
+    """Write the next frames of one set, over its oldest ones.
+
+    Args:
+      new: k, v [L, B, n, S, N, D], as many frames as every write has.
+      at: int32 [], the set.
       written: int32 [], frames written before; a multiple of the unit.
     """
-    if not ring.frames:
-        return ring
-
-    def write(held, fresh):
-        return jax.lax.dynamic_update_slice_in_dim(held, fresh.astype(held.dtype), written % ring.frames, axis=3)
-
-    return ring.map(write, new)
+    return put(ring, new, at, written % ring.frames) if ring.frames else ring
 
 
 def ages(slots: int, written) -> jax.Array:
@@ -62,7 +74,9 @@ def ages(slots: int, written) -> jax.Array:
     return -1 - (written - 1 - jnp.arange(slots, dtype=jnp.int32)) % slots
 
 
-def newest(ring: KeyValues, count: int, written) -> KeyValues:
-    """The newest `count` frames, in order of time."""
-    at = (written - count + jnp.arange(count, dtype=jnp.int32)) % max(ring.frames, 1)
-    return ring.map(lambda held: jnp.take(held, at, axis=3))
+def leaving(ring: KeyValues, at, budget: int, count: int, written):
+    """The first `count` of one set's newest `budget` frames, in order of time: k, v [L, B, count, S, N, D]."""
+    if not count:
+        return tuple(held[:, 0, :, :0] for held in (ring.k, ring.v))
+    slot = (written - budget + jnp.arange(count, dtype=jnp.int32)) % ring.frames
+    return tuple(jnp.moveaxis(held[:, at, :, slot], 0, 2) for held in (ring.k, ring.v))

@@ -2,7 +2,6 @@
 
 import jax.numpy as jnp
 
-from knotjax.streaming.cache import KeyValues
 from knotjax.streaming.plan import StreamPlan
 
 
@@ -22,7 +21,7 @@ def kernels(plan: StreamPlan, params):
 
 
 def compress(plan: StreamPlan, x, kernel):
-    """Every `ratio` neighbours become one frame: [P, L, B, ratio * m, S, N, D] -> [P, L, B, m, S, N, D].
+    """Every `ratio` neighbours become one frame: [L, B, ratio * m, S, N, D] -> [L, B, m, S, N, D].
 
     Args:
       kernel: [L, ratio, N * D], or None for the mean.
@@ -31,37 +30,45 @@ def compress(plan: StreamPlan, x, kernel):
     ratio = plan.ratio
     if plan.memory.axis == "time":
         groups = x.reshape(*lead, frames // ratio, ratio, size, heads * width)
-        groups = jnp.moveaxis(groups, -3, -2)  # [P, L, B, m, S, ratio, N * D]
+        groups = jnp.moveaxis(groups, -3, -2)  # [L, B, m, S, ratio, N * D]
     else:
         groups = x.reshape(*lead, frames // ratio, size, ratio, heads * width)
     if kernel is None:
         out = jnp.mean(groups, -2)
     else:
-        weight = kernel.astype(x.dtype)[None, :, None, None, None]  # [1, L, 1, 1, 1, ratio, N * D]
+        weight = kernel.astype(x.dtype)[:, None, None, None]  # [L, 1, 1, 1, ratio, N * D]
         out = jnp.sum(groups * weight, -2)
     return out.reshape(*lead, frames // ratio, size, heads, width)
 
 
-def update(plan: StreamPlan, params, memory: KeyValues, valid, past: KeyValues, past_valid, new: KeyValues, new_valid):
-    """The memory after one more block.
+def update(plan: StreamPlan, params, old, valid, new):
+    """What the memory holds after one more block.
 
     Args:
-      memory, valid: m frames, and bool [B, m], which exist.
-      past, past_valid: the ring's newest `history` frames in order of time, bool [B, history].
-      new, new_valid: the block that is being committed, bool [B, chunk].
+      old: k, v [L, B, m + min(history, chunk), S, N, D], the memory and the oldest frames that the ring shows.
+      valid: bool [B, m], which frames of the memory exist.
+      new: k, v [L, B, chunk, S, N, D], the block that is being committed.
 
     Returns:
-      The next memory and which of its frames exist.
+      k, v [L, B, m, S, N, D].
     """
     m, c = plan.memory.frames, plan.chunk
-    entries = memory.map(lambda *parts: jnp.concatenate(parts, 3), past, new)  # m + history + c frames
-    exists = jnp.concatenate([valid, past_valid, new_valid], 1)
-    full = jnp.all(valid, 1)  # [B]
-    kernel_k, kernel_v = kernels(plan, params)
+    full = jnp.all(valid, 1)[None, :, None, None, None, None]  # [1, B, 1, 1, 1, 1]
 
-    def choose(old, kernel):
-        packed = compress(plan, old[:, :, :, : m + c], kernel)
-        return jnp.where(full[None, None, :, None, None, None, None], packed, old[:, :, :, c : c + m])
+    def choose(held, fresh, kernel):
+        entries = jnp.concatenate([held, fresh[:, :, : m + c - held.shape[2]]], 2)  # m + c frames
+        return jnp.where(full, compress(plan, entries, kernel), entries[:, :, c:])
 
-    held = KeyValues(choose(entries.k, kernel_k), choose(entries.v, kernel_v))
-    return held, full[:, None] | exists[:, c : c + m]
+    return tuple(map(choose, old, new, kernels(plan, params)))
+
+
+def exist(plan: StreamPlan, valid, past_valid, new_valid):
+    """Which frames of the memory exist after one more block.
+
+    Args:
+      valid: bool [B, m].
+      past_valid: bool [B, history], which of the ring's newest frames exist, in order of time.
+      new_valid: bool [B, chunk].
+    """
+    m, c = plan.memory.frames, plan.chunk
+    return jnp.all(valid, 1, keepdims=True) | jnp.concatenate([valid, past_valid, new_valid], 1)[:, c : c + m]

@@ -31,6 +31,7 @@ class StreamState:
     key: jax.Array  # [B] random keys, one per stream
     written: jax.Array  # int32 [], frames that every stream of the batch has written to its ring, empty ones included
     block: jax.Array  # int32 [B], steps that each stream made
+    since: jax.Array  # int32 [B], first frame that exists: 0, or where `recovery.reanchor` made the stream start anew
     end: jax.Array  # int32 [B], length of each stream in latent frames; `ENDLESS` while unknown
     reference: jax.Array  # [B, 1, H, W, z]
     anchor: KeyValues  # of the anchor frames
@@ -56,7 +57,7 @@ def init_stream(model: DiT, plan: StreamPlan, params, reference, text, key) -> S
     like = jnp.zeros((1, c.layers, batch, 1, tokens, c.heads, c.head_dim), reference.dtype)
     if a.source == "reference":
         k, v = passes.anchor_pass(model, params, reference, text)
-        anchor = KeyValues(k[None], v[None])
+        anchor = KeyValues(k[:, None], v[:, None])
     else:
         anchor = cache.empty(plan.caches, a.frames if a.source == "stream" else 0, like)
     slots = cache.capacity(plan.ring_budget, plan.ring_unit)
@@ -75,6 +76,7 @@ def init_stream(model: DiT, plan: StreamPlan, params, reference, text, key) -> S
         key=key,
         written=jnp.zeros((), jnp.int32),
         block=jnp.zeros(batch, jnp.int32),
+        since=jnp.zeros(batch, jnp.int32),
         end=jnp.full(batch, ENDLESS, jnp.int32),
         reference=reference,
         anchor=anchor,
@@ -90,8 +92,8 @@ def init_stream(model: DiT, plan: StreamPlan, params, reference, text, key) -> S
 def ring_valid(plan: StreamPlan, state: StreamState, budget: int) -> jax.Array:
     """Which slots of the ring hold one of the newest `budget` frames, bool [B, R].
 
-    Frames below 0 do not exist, and what the anchor took from the stream is not shown twice.
+    Frames below `since` do not exist, and what the anchor took from the stream is not shown twice.
     """
     age = cache.ages(state.ring.frames, state.written)  # [R]
     frame = plan.first_frame(state.block)[:, None] + age  # [B, R]
-    return (age >= -budget) & (frame >= plan.sink) & (frame < state.end[:, None])
+    return (age >= -budget) & (frame >= state.since[:, None] + plan.sink) & (frame < state.end[:, None])

@@ -21,26 +21,26 @@ from knotjax.streaming.plan import StreamPlan
 from knotjax.streaming.state import Past, StreamState, init_stream, ring_valid
 
 
-def contexts(plan: StreamPlan, state: StreamState, at, step, *, commit: bool = False) -> tuple[Context, ...]:
-    """Anchor, memory and ring, with temporal positions relative to the window's first frame.
+def look(sets: KeyValues, at, position, valid) -> Context:
+    """One set of some frames; `position` and `valid` broadcast to [B, F]."""
+    shape = sets.k.shape[2:4]
+    index = jnp.minimum(at, sets.k.shape[1] - 1)  # the reference has one set for all passes
+    position = jnp.broadcast_to(position, shape).astype(jnp.int32)
+    return Context(sets.k, sets.v, position, jnp.broadcast_to(valid, shape), index)
+
+
+def before(plan: StreamPlan, state: StreamState, held, at, step, *, commit: bool = False) -> tuple[Context, ...]:
+    """Anchor and memory, with temporal positions relative to the window's first frame.
 
     Args:
+      held: bool [B, R], which slots of the ring are looked at beside them.
       at: int32 [], which set of keys and values.
       step: int32 [B], pass number.
-      commit: for the clean pass.
+      commit: for a clean pass.
     """
     batch = len(state.block)
-    first = plan.first_frame(state.block)  # [B]
+    first = plan.first_frame(state.block) - state.since  # [B]
     policy = plan.anchor
-
-    def one(sets: KeyValues, position, valid):
-        index = jnp.minimum(at, sets.k.shape[0] - 1)  # the reference has one set for all passes
-        k, v = (jax.lax.dynamic_index_in_dim(a, index, keepdims=False) for a in (sets.k, sets.v))
-        position = jnp.broadcast_to(position, (batch, sets.frames)).astype(jnp.int32)
-        return Context(k, v, position, jnp.broadcast_to(valid, (batch, sets.frames)))
-
-    budget = plan.commit_history if commit and plan.commit_history is not None else plan.history
-    held = ring_valid(plan, state, budget)
     seen = jnp.sum(held, 1, dtype=jnp.int32) + jnp.sum(state.memory_valid, 1, dtype=jnp.int32)
     key = None
     if policy.place == "drawn":
@@ -56,13 +56,67 @@ def contexts(plan: StreamPlan, state: StreamState, at, step, *, commit: bool = F
         place = anchor.positions(plan, first, seen, key)
     found = []
     if state.anchor.frames:
-        found.append(one(state.anchor, place, exists[:, None]))
+        found.append(look(state.anchor, at, place, exists[:, None]))
     if state.memory.frames:
-        before = jnp.arange(-plan.memory.frames, 0) - plan.history
-        found.append(one(state.memory, before, state.memory_valid))
-    if state.ring.frames:
-        found.append(one(state.ring, cache.ages(state.ring.frames, state.written), held))
+        position = jnp.arange(-plan.memory.frames, 0) - plan.history
+        found.append(look(state.memory, at, position, state.memory_valid))
     return tuple(found)
+
+
+def contexts(plan: StreamPlan, state: StreamState, at, step, *, commit: bool = False) -> tuple[Context, ...]:
+    """Anchor, memory and ring for one pass; see `before`."""
+    budget = plan.commit_history if commit and plan.commit_history is not None else plan.history
+    held = ring_valid(plan, state, budget)
+    found = before(plan, state, held, at, step, commit=commit)
+    if state.ring.frames:
+        found += (look(state.ring, at, cache.ages(state.ring.frames, state.written), held),)
+    return found
+
+
+def aging(plan: StreamPlan, state: StreamState, at):
+    """Frames that one set's next memory is made of: its memory, and what leaves its ring; nothing without a memory.
+
+    Read a pass before they are overwritten: XLA copies a buffer that is read and written in no order.
+
+    Returns:
+      k, v [L, B, m + min(history, chunk), S, N, D], in order of time.
+    """
+    if not plan.memory.frames:
+        return ()
+    leaving = cache.leaving(state.ring, at, plan.history, min(plan.history, plan.chunk), state.written)
+    held = (jax.lax.dynamic_index_in_dim(a, at, 1, False) for a in (state.memory.k, state.memory.v))
+    return tuple(jnp.concatenate(parts, 2) for parts in zip(held, leaving))
+
+
+def remember(plan: StreamPlan, params, state: StreamState, kv, at, old) -> StreamState:
+    """Take the oldest block of a pass into one set of anchor, memory and ring.
+
+    The set is written as soon as its pass has looked at it, so no other copy of the keys and values is kept.
+
+    Args:
+      kv: k, v [L, B, F, S, N, D], F >= chunk.
+      at: int32 [], the set.
+      old: what `aging` found in it.
+    """
+    first = plan.first_frame(state.block) - state.since  # [B]
+    kv = tuple(a[:, :, : plan.chunk] for a in kv)
+    changes = {}
+    if plan.sink:
+        new = (jax.lax.dynamic_index_in_dim(a, at, 1, False) for a in (state.anchor.k, state.anchor.v))
+        for late in {0, plan.missing}:  # how far into its block the stream starts
+            opens = (first == -late)[None, :, None, None, None, None]
+            new = tuple(jnp.where(opens, b[:, :, late : late + plan.sink], a) for a, b in zip(new, kv))
+        changes["anchor"] = cache.put(state.anchor, new, at)
+    if plan.memory.frames:
+        new = memory.update(plan, params, old, state.memory_valid, kv)
+        changes["memory"] = cache.put(state.memory, new, at)
+    newest = tuple(a[:, :, plan.chunk - plan.ring_unit :] for a in kv)
+    return dataclasses.replace(state, ring=cache.append(state.ring, newest, at, state.written), **changes)
+
+
+def constant(tree, learn: int | None):
+    """In training nothing but the pass `learn` gets gradients."""
+    return tree if learn is None else jax.lax.stop_gradient(tree)
 
 
 def denoise(model: DiT, plan: StreamPlan, params, state: StreamState, drive: Conditions, learn: int | None = None):
@@ -73,103 +127,103 @@ def denoise(model: DiT, plan: StreamPlan, params, state: StreamState, drive: Con
         outside training.
 
     Returns:
-      The window after its last pass [B, F, H, W, z]; with same-step caches every pass's keys and values of the
-      oldest block, else None; the clean estimate of pass `learn` [B, F, H, W, z], else None.
+      The window after its last pass [B, F, H, W, z]; the state, into whose same-step caches every pass has written the
+      oldest block; what `aging` finds for a clean pass; the clean estimate of pass `learn` [B, F, H, W, z], else None.
     """
     batch, _, *latent = state.reference.shape
     dtype = state.reference.dtype
     frame = plan.first_frame(state.block)[:, None] + jnp.arange(plan.span)  # [B, F]
-    valid = (frame >= 0) & (frame < state.end[:, None] + plan.knot.frames)
+    valid = (frame >= state.since[:, None]) & (frame < state.end[:, None] + plan.knot.frames)
     position = jnp.broadcast_to(jnp.arange(plan.span, dtype=jnp.int32), (batch, plan.span))
-    knot_valid = state.block > 0
+    opens = plan.first_frame(state.block) <= state.since  # [B], the first block of a stream
     start = jnp.zeros((), jnp.int32)
     varies = plan.commit == "same_step" or plan.anchor.place == "drawn"  # from pass to pass
-    still, held = (params, state) if learn is None else jax.lax.stop_gradient((params, state))
-    steady = () if varies else contexts(plan, held, start, jnp.zeros(batch, jnp.int32))
+    still = constant(params, learn)
+    steady = () if varies else contexts(plan, constant(state, learn), start, jnp.zeros(batch, jnp.int32))
     later, opening = levels(plan, first=False), levels(plan, first=True)
     extra = len(opening.number) - len(later.number)  # passes that block 0 alone gets, before the others
-    opens = state.block == 0  # [B]
 
     def draw(number, frames):
         return block_noise(state.key, state.block, number, (frames, *latent), dtype)
 
-    def single(params, look, x, schedule):
-        now, after, number, _ = schedule
+    def one(carry, schedule, learning=False):
+        x, kept, old = carry
+        now, after, number, index = schedule
+        here = dataclasses.replace(state, **kept)
+        if learning:
+            weights, seen = params, contexts(plan, here, index, number)
+        else:
+            weights = still
+            seen = contexts(plan, constant(here, learn), index, number) if varies else steady
         x0, kv = passes.denoise_pass(
-            model, plan, params, x, now.astype(dtype), state.reference, state.knot, knot_valid, position, drive,
-            look, valid,
+            model, plan, weights, x, now.astype(dtype), state.reference, state.knot, ~opens, position, drive, seen,
+            valid,
         )  # fmt: skip
         moved = renoise(plan.sampler, x0, x, now, after, draw(number, plan.span))
-        return x0, moved, tuple(a[:, :, : plan.chunk] for a in kv) if plan.commit == "same_step" else None
-
-    def one(x, schedule):
-        number, index = schedule[2:]
-        return single(still, contexts(plan, held, index, number) if varies else steady, x, schedule)[1:]
+        if kept:
+            here = remember(plan, weights, here, constant(kv, learn), index, constant(old, learn))
+        kept = {name: getattr(here, name) for name in kept}
+        return (moved, kept, aging(plan, here, (index + 1) % plan.caches)), x0 if learning else None
 
     def table(name):  # [P, B, ...], the passes that every step has
         one, two = (jnp.asarray(getattr(rows, name)) for rows in (later, opening))
         which = opens.reshape(batch, *(1,) * (one.ndim - 1))
         return jnp.where(which, two[extra:, None], one[:, None])
 
-    def before(x):
+    def open_with(x):
         rows = (jnp.asarray(a[:extra]) for a in (opening.now, opening.after, opening.number))
         rows = tuple(jnp.broadcast_to(a[:, None], (extra, batch, *a.shape[1:])) for a in rows)
-        moved, _ = jax.lax.scan(one, x, (*rows, jnp.zeros(extra, jnp.int32)))
+        (moved, *_), _ = jax.lax.scan(one, (x, {}, old), (*rows, jnp.zeros(extra, jnp.int32)))
         return jnp.where(opens[:, None, None, None, None], moved, x)
 
     fresh = draw(jnp.zeros(batch, jnp.int32), plan.chunk + plan.knot.frames)
     x = jnp.concatenate([state.window, fresh], 1)
+    old = aging(plan, state, start)
     if extra:
-        x = jax.lax.cond(jnp.any(opens), before, lambda x: x, x)
+        x = jax.lax.cond(jnp.any(opens), open_with, lambda x: x, x)
     indices = jnp.arange(len(later.number), dtype=jnp.int32)
+    names = ("anchor", "memory", "ring") if plan.commit == "same_step" else ()
+    kept = {name: getattr(state, name) for name in names}
     rows = (table("now"), table("after"), table("number"), indices)
-    if learn is None:
-        x, kv = jax.lax.scan(one, x, rows)
-        return x, None if kv is None else KeyValues(*kv), None
-    x, before_kv = jax.lax.scan(one, x, tuple(a[:learn] for a in rows))
-    row = tuple(a[learn] for a in rows)
-    estimate, x, kv = single(params, contexts(plan, state, row[3], row[2]), jax.lax.stop_gradient(x), row)
-    if learn + 1 < len(indices):
-        if plan.commit == "same_step":
-            raise ValueError("learn: with same-step caches it must be the last pass")
-        x, _ = jax.lax.scan(one, jax.lax.stop_gradient(x), tuple(a[learn + 1 :] for a in rows))
-    if kv is not None:
-        kv = KeyValues(*(jnp.concatenate([old, new[None]]) for old, new in zip(before_kv, kv)))
-    return x, kv, estimate
+    carry, estimate = (x, kept, old), None
+    if learn is not None:
+        if plan.commit == "same_step" and learn + 1 < len(indices):
+            raise ValueError(f"learn {learn}: with same-step caches it must be the last pass")
+        (x, *carry), _ = jax.lax.scan(one, carry, tuple(a[:learn] for a in rows))
+        row = tuple(a[learn] for a in rows)
+        (x, *carry), estimate = one((jax.lax.stop_gradient(x), *carry), row, learning=True)
+        rows = tuple(a[learn + 1 :] for a in rows)
+        carry = (jax.lax.stop_gradient(x) if learn + 1 < len(indices) else x, *carry)
+    (x, kept, old), _ = jax.lax.scan(one, carry, rows)
+    return x, dataclasses.replace(state, **kept), old, estimate
 
 
-def commit(model: DiT, plan: StreamPlan, params, state: StreamState, emitted, heard: Conditions, kv) -> StreamState:
+def commit(model: DiT, plan: StreamPlan, params, state: StreamState, emitted, heard: Conditions, old):
     """The state after the oldest block has joined the context.
 
     Args:
+      state: with the keys and values of the block already in it if they are those of the denoising passes.
       emitted: [B, chunk, H, W, z].
       heard: the conditions of these frames.
-      kv: keys and values of same-step caches, or None.
+      old: for a clean pass, what `aging` found before it.
     """
     batch = len(state.block)
     first = plan.first_frame(state.block)
     frame = first[:, None] + jnp.arange(plan.chunk)  # [B, chunk]
-    valid = (frame >= 0) & (frame < state.end[:, None])
+    valid = (frame >= state.since[:, None]) & (frame < state.end[:, None])
+    seen = state.since[:, None] + plan.sink  # from here on by ring and memory
     if plan.commit == "none":
         return state
-    if kv is None:
-        number = jnp.zeros(batch, jnp.int32)
-        past = contexts(plan, state, jnp.zeros((), jnp.int32), number, commit=True)
+    if plan.commit == "clean":
+        start = jnp.zeros((), jnp.int32)
+        past = contexts(plan, state, start, jnp.zeros(batch, jnp.int32), commit=True)
         position = jnp.broadcast_to(jnp.arange(plan.chunk, dtype=jnp.int32), (batch, plan.chunk))
-        k, v = passes.commit_pass(model, plan, params, emitted, state.reference, position, heard, past, valid)
-        kv = KeyValues(k[None], v[None])
+        kv = passes.commit_pass(model, plan, params, emitted, state.reference, position, heard, past, valid)
+        state = remember(plan, params, state, kv, start, old)
     changes = {}
-    if plan.sink:
-        opens = (frame[:, -1] == plan.chunk - 1 - plan.missing)[None, None, :, None, None, None, None]
-        own = slice(plan.missing, plan.missing + plan.sink)
-        changes["anchor"] = state.anchor.map(lambda old, new: jnp.where(opens, new[:, :, :, own], old), kv)
     if plan.memory.frames:
-        past = cache.newest(state.ring, plan.history, state.written)
-        age = jnp.arange(-plan.history, 0)
-        past_valid = first[:, None] + age >= plan.sink
-        changes["memory"], changes["memory_valid"] = memory.update(
-            plan, params, state.memory, state.memory_valid, past, past_valid, kv, valid & (frame >= plan.sink)
-        )
+        past_valid = first[:, None] + jnp.arange(-plan.history, 0) >= seen
+        changes["memory_valid"] = memory.exist(plan, state.memory_valid, past_valid, valid & (frame >= seen))
     if plan.recache and state.ring.frames:
         at = state.written % state.ring.frames
 
@@ -183,12 +237,10 @@ def commit(model: DiT, plan: StreamPlan, params, state: StreamState, emitted, he
             store(state.past.audio, heard.audio),
             store(state.past.motion, heard.motion),
         )
-    newest = kv.map(lambda new: new[:, :, :, plan.chunk - plan.ring_unit :])
-    ring = cache.append(state.ring, newest, state.written)
-    return dataclasses.replace(state, ring=ring, written=state.written + plan.ring_unit, **changes)
+    return dataclasses.replace(state, written=state.written + plan.ring_unit, **changes)
 
 
-def _constant(params):
+def _memory_weights(params):
     """Parameters that get no gradient but for the memory's own weights."""
 
     def one(path, leaf):
@@ -213,16 +265,18 @@ def stream_step(model: DiT, plan: StreamPlan, params, state: StreamState, drive:
       stream follows from the number of the step (`plan.emitted`): in a first block shorter than the others, its end.
       With `learn` also that pass's clean estimate of the window [B, F, H, W, z].
     """
-    x, kv, estimate = denoise(model, plan, params, state, drive, learn)
+    x, state, old, estimate = denoise(model, plan, params, state, drive, learn)
     if plan.knot.frames:
-        x = fuse(plan.knot, x, state.knot, state.block > 0)
+        x = fuse(plan.knot, x, state.knot, plan.first_frame(state.block) > state.since)
     emitted, rest = x[:, : plan.chunk], x[:, plan.chunk :]
-    heard = Conditions(drive.text, *(a if a is None else a[:, : plan.chunk] for a in (drive.audio, drive.motion)))
-    kept = (state, emitted, heard, kv, rest)
+    audio, motion = (a if a is None else a[:, : plan.chunk] for a in (drive.audio, drive.motion))
+    heard = dataclasses.replace(drive, audio=audio, motion=motion)
+    known, rest = (emitted, heard, old), constant(rest, learn)
     if learn is not None:
-        params, kept = _constant(params), jax.lax.stop_gradient(kept)
-    *known, rest = kept
-    state = commit(model, plan, params, *known)
+        params, known = _memory_weights(params), jax.lax.stop_gradient(known)
+        if plan.commit == "clean":  # else the passes have written the memory already
+            state = jax.lax.stop_gradient(state)
+    state = commit(model, plan, params, state, *known)
     name = "knot" if plan.blocks == 1 else "window"
     state = dataclasses.replace(state, block=state.block + 1, **{name: rest})
     return (state, emitted) if learn is None else (state, emitted, estimate)

@@ -15,11 +15,12 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from knotjax.models.dit import Conditions, Context, DiT
-from knotjax.streaming import anchor, cache, passes
+from knotjax.models.dit import Conditions, DiT
+from knotjax.streaming import cache, passes
 from knotjax.streaming.cache import KeyValues
 from knotjax.streaming.plan import StreamPlan
 from knotjax.streaming.state import StreamState, ring_valid
+from knotjax.streaming.step import before
 
 
 def switch(
@@ -30,7 +31,8 @@ def switch(
     Args:
       text: [B, T, text_dim], the new words, which the next steps get too.
       reference: [B, 1, H, W, z], the latent of the new portrait; None keeps the old one.
-      recache: encode the past anew. All frames of the ring see one another, as in public code; a sink stays as it is.
+      recache: encode the past anew, as a clean pass would. All frames of the ring see one another, as in public code;
+        a sink and a memory stay as they are.
 
     Raises:
       ValueError: recache, but the plan does not keep what the past was made from.
@@ -41,26 +43,20 @@ def switch(
         state = dataclasses.replace(state, reference=reference.astype(state.reference.dtype))
     if plan.anchor.source == "reference":
         k, v = passes.anchor_pass(model, params, state.reference, text)
-        state = dataclasses.replace(state, anchor=KeyValues(k[None], v[None]))
+        state = dataclasses.replace(state, anchor=KeyValues(k[:, None], v[:, None]))
     if not (recache and state.ring.frames):
         return state
 
     batch = len(state.block)
     age = cache.ages(state.ring.frames, state.written)
     valid = ring_valid(plan, state, plan.ring_budget)
-    contexts = ()
-    if state.anchor.frames:
-        first = plan.first_frame(state.block)
-        at = anchor.positions(plan, first, jnp.sum(valid, 1, dtype=jnp.int32))
-        exists = jnp.ones(batch, bool) if plan.anchor.source == "reference" else first > 0
-        there = jnp.broadcast_to(exists[:, None], at.shape)
-        contexts = (Context(state.anchor.k[0], state.anchor.v[0], at, there),)
+    contexts = before(plan, state, valid, jnp.zeros((), jnp.int32), jnp.zeros(batch, jnp.int32), commit=True)
     heard = Conditions(text, state.past.audio, state.past.motion)
     position = jnp.broadcast_to(age, (batch, len(age)))
     # A stream that has emitted nothing has no valid frame; its slots then look at themselves, and nobody at them.
     seen = valid | ~jnp.any(valid, 1, keepdims=True)
     k, v = passes.commit_pass(model, plan, params, state.past.latents, state.reference, position, heard, contexts, seen)
-    return dataclasses.replace(state, ring=KeyValues(k[None], v[None]))
+    return dataclasses.replace(state, ring=KeyValues(k[:, None], v[:, None]))
 
 
 @partial(jax.jit, static_argnums=(0, 1), static_argnames="recache", donate_argnums=(3,))

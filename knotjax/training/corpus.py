@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from knotjax.data.clips import make_clip
-from knotjax.drive import FPS, GROUPS, STRIDE
+from knotjax.drive import CHANNELS, FPS, GROUPS, STRIDE, TEXT_SLOTS
 from knotjax.models import motion, speech
 from knotjax.models.pixels import to_float
 
@@ -60,20 +60,34 @@ def read(path: Path, *names: str) -> dict[str, np.ndarray]:
 
 
 def encode(paths: list[Path], codec, params) -> list[dict[str, np.ndarray]]:
-    """Rendered clips as training arrays.
-
-    Returns:
-      For every clip group, still: float16 [G, h, w, z]; mouth: bool [G, h, w], latents that the mouth's box touches;
-      speech: float16 [T, features]; channels: float32 [T, C]; words: int32 [2].
-    """
-    corpus, start = [], time.time()
-    for path in paths:
-        group, still = _encode(codec, params, read(path, "frames")["frames"])
-        latents = {"group": np.asarray(group, np.float16), "still": np.asarray(still, np.float16)}
-        latents["mouth"] = touched(read(path, "mouth")["mouth"], codec.config.patch, codec.config.grid)
-        corpus.append(latents | read(path, "speech", "channels", "words"))
+    """Rendered clips as training arrays, see `encode_clip`."""
+    start = time.time()
+    names = ("frames", "speech", "channels", "words", "mouth")
+    corpus = [encode_clip(read(path, *names), codec, params) for path in paths]
     log.info("corpus: encoded %d clips in %.0f s", len(paths), time.time() - start)
     return corpus
+
+
+def encode_clip(clip: dict[str, np.ndarray], codec, params) -> dict[str, np.ndarray]:
+    """One clip as training arrays.
+
+    Args:
+      clip: arrays as in a rendered file, a multiple of four frames; without mouth, channels or words nothing is known
+        of them.
+
+    Returns:
+      For every latent group, still and group: float16 [G, h, w, z]; mouth: bool [G, h, w], latents that the mouth's
+      box touches; speech: float16 [T, features]; channels: float32 [T, C] (only when given); words: int32 [2].
+    """
+    group, still = _encode(codec, params, clip["frames"])
+    arrays = {"group": np.asarray(group, np.float16), "still": np.asarray(still, np.float16)}
+    if "mouth" in clip:
+        arrays["mouth"] = touched(clip["mouth"], codec.config.patch, codec.config.grid)
+    else:
+        arrays["mouth"] = np.zeros(group.shape[:-1], bool)
+    if "channels" in clip:
+        arrays["channels"] = clip["channels"]
+    return arrays | {"speech": clip["speech"], "words": clip.get("words", np.zeros(TEXT_SLOTS, np.int32))}
 
 
 def touched(boxes: np.ndarray, patch: int, grid: int) -> np.ndarray:
@@ -125,19 +139,22 @@ class Windows:
         if rng.random() < self.drop["audio"]:
             audio = np.zeros_like(audio)
         draw = rng.random()
-        if draw < self.drop["all_motion"]:
+        channels = clip.get("channels")
+        if channels is None or draw < self.drop["all_motion"]:
             present = np.zeros(len(GROUPS), bool)
         elif draw < self.drop["all_motion"] + self.drop["some_motion"]:
             present = rng.random(len(GROUPS)) < 0.5
         else:
             present = np.ones(len(GROUPS), bool)
+        if channels is None:
+            channels = np.zeros((len(clip["speech"]), len(CHANNELS)), np.float32)
         words = np.where(rng.random(2) < self.drop["words"], 0, clip["words"]).astype(np.int32)
         return {
             "latents": pick,
             "mouth": clip["mouth"][start : start + self.latents],
             "reference": reference,
             "audio": audio,
-            "motion": motion.motion_windows(clip["channels"][begin:], present, 0, self.latents),
+            "motion": motion.motion_windows(channels[begin:], present, 0, self.latents),
             "words": words,
         }
 
@@ -163,7 +180,14 @@ class Pairs:
         return {"pictures": both, "mouth": mouth}
 
 
-def batches(source, transform, batch: int, seed: int):
-    """An endless, resumable grain iterator over shuffled samples of `transform`."""
+def batches(source, transform, batch: int, seed: int, shard: tuple[int, int] = (0, 1)):
+    """An endless, resumable grain iterator over shuffled samples of `transform`.
+
+    Args:
+      batch: samples that this process loads at once.
+      shard: (index, count): of every `count` batches this process takes the one of this index, so that the joint
+        batches are the same for any number of processes.
+    """
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(transform.sample)
-    return iter(dataset.batch(batch).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)))
+    dataset = dataset.batch(batch)[shard[0] :: shard[1]]
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)))

@@ -69,6 +69,7 @@ class Run:
     codec_params: dict
     start: dict  # {"dit": ..., "words": ...}
     clips: list
+    running: loop.Running
 
     @property
     def numbers(self) -> dict:
@@ -93,7 +94,7 @@ class Run:
     def data(self, section, knot: int = 0):
         """Batches of clips of `section.frames` latent frames and `knot` more."""
         windows = corpus.Windows(section.frames + knot, self.config.drop)
-        return corpus.batches(self.clips, windows, section.batch, self.config.seed)
+        return corpus.batches(self.clips, windows, seed=self.config.seed, **trainer.share(None, section.batch))
 
 
 def chosen(kind, numbers):
@@ -114,8 +115,8 @@ def completed(params, fresh):
     return {name: completed(params[name], fresh[name]) if name in params else fresh[name] for name in fresh}
 
 
-def prepare(config, workdir: Path) -> Run:
-    """Corpus, codec and the parameters to start from.
+def prepare(config, workdir: Path, fallback: bool) -> Run:
+    """Corpus, codec and the parameters to start from; see `train`.
 
     Raises:
       InputError: the config asks for what this command cannot make.
@@ -123,7 +124,9 @@ def prepare(config, workdir: Path) -> Run:
     if config.get("codec") is None and not config.start:
         raise InputError("config.codec: this size trains on latents of the Wan VAE, which this command cannot make yet")
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(config.to_json_best_effort(indent=2))
+    text = config.to_json_best_effort(indent=2)
+    (workdir / "config.json").write_text(text)
+    running = loop.Running(config.log_every, config.save_every, text, fallback)
     start = bundle.load(config.start) if config.start else None
     clips = Path(config.corpus) if config.corpus else workdir / "corpus"
     paths = corpus.render(clips, config.clips, config.seconds)
@@ -131,7 +134,7 @@ def prepare(config, workdir: Path) -> Run:
     if start:
         codec, codec_params, sizes = start.pixels, start.params["codec"], start.dit
     else:
-        codec, codec_params = trainer.trained_codec(config, workdir, paths, None)
+        codec, codec_params = trainer.trained_codec(config, workdir, paths, None, running)
         sizes = DiTConfig(**config.dit)
     model = DiT(dataclasses.replace(sizes, memory_ratio=plan.ratio))
     params = trainer.initial_params(model, codec.config.grid, jax.random.key(config.seed))
@@ -139,7 +142,7 @@ def prepare(config, workdir: Path) -> Run:
         params = completed(start.params, params)
     log.info("DiT: %d parameters", sum(array.size for array in jax.tree.leaves(params["dit"])))
     encoded = corpus.encode(paths, codec, codec_params)
-    return Run(config, workdir, model, plan, codec, codec_params, params, encoded)
+    return Run(config, workdir, model, plan, codec, codec_params, params, encoded, running)
 
 
 def teacher_stage(run: Run, section) -> tuple[Stage, object]:
@@ -261,9 +264,13 @@ def record(run: Run, section) -> None:
         log.info("record: %d of %d trajectories", (number + 1) * section.batch, section.samples)
 
 
-def train(config, workdir: Path) -> None:
-    """Run or resume all stages of a config; the last one's weights are also `workdir/weights`."""
-    run = prepare(config, workdir)
+def train(config, workdir: Path, fallback: bool = False) -> None:
+    """Run or resume all stages of a config; the last one's weights are also `workdir/weights`.
+
+    Args:
+      fallback: go on from the checkpoint before the newest one when that is damaged.
+    """
+    run = prepare(config, workdir, fallback)
     for name in config.stages:
         if name == "record":
             record(run, config.record)
@@ -285,9 +292,6 @@ def train_stage(run: Run, name: str, section):
     def export(state):
         run.save(name, shipped(state))
 
-    state = loop.run(
-        name, run.workdir, stage, stage.init(), data,
-        steps=section.steps, log_every=run.config.log_every, save_every=run.config.save_every, export=export,
-    )  # fmt: skip
+    state = loop.run(name, run.workdir, stage, stage.init(), data, run.running, steps=section.steps, export=export)
     export(state)
     return shipped(state)

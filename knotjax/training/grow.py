@@ -17,7 +17,8 @@ from knotjax.models.dit import DiTConfig
 _KERNELS = {
     **{name: (1, 1) for name in ("q", "k", "v", "o", "text_q", "text_k", "text_v", "text_o")},
     **{name: (1, 1) for name in ("ffn_in", "ffn_out", "text_out", "time_out")},
-    **{name: (0, 1) for name in ("patch_embedding", "text_in", "time_in")},
+    **{name: (1, 1) for name in ("image_k", "image_v")},
+    **{name: (0, 1) for name in ("patch_embedding", "text_in", "time_in", "audio_add")},
     **{name: (1, 0) for name in ("head", "given_gate")},
     "time_projection": (1, 6),
     "kv": (0, 2),
@@ -37,6 +38,8 @@ def _widen(names: list[str], array, ratio: int):
     module, kind = names[-2] if len(names) > 1 else "", names[-1]
     if names[0] in ("audio_tokens", "motion_tokens"):  # their width is their own
         return array
+    if names[0] == "image_tokens":
+        return _repeat(array, -1, 1, ratio) if module in ("output", "norm_out") else array
     if kind in ("kernel", "bias"):
         if module.startswith("norm"):
             return _repeat(array, -1, 1, ratio)
@@ -88,6 +91,9 @@ def grow(old: DiTConfig, new: DiTConfig, params, noise: float = 0.1, seed: int =
             grown = grown + noise * jnp.std(grown) * jnp.asarray(rng.standard_normal(grown.shape), grown.dtype)
         if names[0] == "blocks":
             grown = _deepen(names, grown, new.layers // new.motion_every)
+        if names[0] == "audio_add":  # blocks that had no sound get linear layers of zeros
+            more = len(new.added_layers) - len(old.added_layers)
+            grown = jnp.pad(grown, ((0, more), *((0, 0) for _ in grown.shape[1:])))
         return grown
 
     return jax.tree_util.tree_map_with_path(one, params)

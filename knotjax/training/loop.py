@@ -1,19 +1,22 @@
 """One resumable training loop: optimiser, moving average, checkpoints that hold the data iterator too, metrics."""
 
+import contextlib
 import dataclasses
-import json
 import logging
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import grain
 import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
-import orbax.checkpoint as ocp
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from knotjax import flops, sharding
+from knotjax.training import metrics
+from knotjax.training.checkpoint import Checkpoints
+from knotjax.training.preemption import Preemption
 
 log = logging.getLogger("knotjax")
 
@@ -96,10 +99,22 @@ def make_update(loss: Callable, optimiser, decay: float):
         # The average starts as a plain mean, so that early exports are not the initial weights.
         keep = jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
         ema = jax.tree.map(lambda old, new: keep * old + (1.0 - keep) * new, state.ema, params)
-        scalars["gradient"] = optax.global_norm(gradient)
-        return TrainState(state.step + 1, params, ema, moments, state.key), scalars
+        scalars["gradient"] = optax.tree.norm(gradient)
+        return sharding.constrain(TrainState(state.step + 1, params, ema, moments, state.key)), scalars
 
     return update
+
+
+@dataclasses.dataclass(frozen=True)
+class Running:
+    """How a run is kept; the same for all its stages."""
+
+    log_every: int  # steps
+    save_every: int  # steps
+    config: str = ""  # text of the configuration, of which checkpoints keep a digest
+    fallback: bool = False  # go on from the checkpoint before the newest one when that is damaged
+    mesh: jax.sharding.Mesh | None = None  # None: one device
+    peak: float = 0.0  # operations per second of one device, for the utilisation; 0: that of the device, if known
 
 
 def run(
@@ -108,46 +123,80 @@ def run(
     update: Callable,
     state: TrainState,
     data,
+    running: Running,
     *,
     steps: int,
-    log_every: int,
-    save_every: int,
+    tokens: int = 0,
     export: Callable[[TrainState], None] | None = None,
+    strips: Callable[[TrainState], jax.Array] | None = None,
 ) -> TrainState:
     """Train up to `steps`, from the newest checkpoint in `folder` if there is one.
 
+    SIGTERM saves and ends the process with status 143.
+
     Args:
-      name: for the log and for `folder/name.jsonl`, one line of means every `log_every` steps.
-      data: a grain iterator.
+      name: of the stage; `folder/name.jsonl` gets one line of means every `log_every` steps, see `metrics.Writer`.
+      update: (state, batch) -> (state, dict of scalars); `state` may be any dataclass of arrays with a `step`.
+      state: the state before the first step, the same in every process.
+      data: a grain iterator over this process's share of the batches, see `sharding.data_shard`.
+      tokens: latent tokens of a step, for the log.
       export: called with the state after every save.
+      strips: gives pictures uint8 [N, H, W, 3] to show for a state, after every save.
+
+    Raises:
+      InputError: the checkpoint is damaged or of another model.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
-    checkpoints = (folder / f"{name}_checkpoints").absolute()
-    with ocp.CheckpointManager(checkpoints, options=options) as manager, (folder / f"{name}.jsonl").open("a") as rows:
-        if manager.latest_step() is not None:
-            args = ocp.args.Composite(
-                state=ocp.args.StandardRestore(jax.eval_shape(lambda: state)),
-                data=grain.checkpoint.CheckpointRestore(data),
-            )
-            restored = manager.restore(manager.latest_step(), args=args)
-            state, data = restored["state"], restored["data"]
+    mesh = running.mesh
+    with contextlib.ExitStack() as stack:
+        if mesh:
+            stack.enter_context(jax.set_mesh(mesh))
+        checkpoints = stack.enter_context(Checkpoints(folder / f"{name}_checkpoints", running.config))
+        writer = stack.enter_context(contextlib.closing(metrics.Writer(folder, name)))
+        preemption = stack.enter_context(Preemption())
+        state = sharding.place(state)
+        restored = checkpoints.restore(state, data, running.fallback)
+        if restored is not None:
+            state = restored
             log.info("%s: resumed at step %d", name, state.step)
-        began, first, sums = time.time(), int(state.step), {}
+        first, meter = int(state.step), None
+        stack.enter_context(logging_redirect_tqdm([log]))
+        bar = stack.enter_context(metrics.bar(name, first, steps))
         for step in range(first + 1, steps + 1):
-            state, scalars = update(state, jax.tree.map(jnp.asarray, next(data)))
-            for key, value in scalars.items():
-                sums[key] = sums.get(key, 0.0) + value / log_every
-            if step % log_every == 0:
-                pace = (time.time() - began) / (step - first)
-                row = {"step": step, "seconds": round(pace, 4)} | {k: round(float(v), 5) for k, v in sums.items()}
-                sums = {}
-                print(json.dumps(row), file=rows, flush=True)
-                log.info("%s: %s, %.0f min left", name, row, pace * (steps - step) / 60.0)
-            if step % save_every == 0 or step == steps:
-                save = ocp.args.StandardSave(state)
-                args = ocp.args.Composite(state=save, data=grain.checkpoint.CheckpointSave(data))
-                manager.save(step, args=args)
-                if export:
-                    export(state)
+            batch = next(data)
+            batch = sharding.global_batch(mesh, batch) if mesh else jax.tree.map(jnp.asarray, batch)
+            if meter is None:
+                meter = _meter(update, state, batch, tokens, running)
+            state, scalars = update(state, batch)
+            meter.add(scalars)
+            bar.update()
+            checkpoints.check()
+            stopping = preemption.reached(step)
+            if step % running.log_every == 0:
+                row = meter.take()
+                writer.write_scalars(step, row)
+                left = f", {row['seconds'] * (steps - step) / 60.0:.0f} min left" if "seconds" in row else ""
+                shown = ", ".join(f"{key} {value:.5g}" for key, value in row.items())
+                log.info("%s: step %d, %s%s", name, step, shown, left)
+            if stopping or step % running.save_every == 0 or step == steps:
+                with meter.pause():
+                    checkpoints.save(step, state, data)
+                    if stopping:
+                        checkpoints.wait()
+                        log.info("%s: stopped at step %d; the same command goes on from there", name, step)
+                        raise SystemExit(143)
+                    if strips:
+                        writer.write_images(step, {"strips": sharding.gather(strips(state))})
+                    if export:
+                        export(state)
     return state
+
+
+def _meter(update, state, batch, tokens: int, running: Running) -> metrics.Meter:
+    """A meter that knows what a step costs; counting traces the step, so it is left out where no peak is known."""
+    peak = (running.peak or metrics.peak_flops()) * (running.mesh.size if running.mesh else 1)
+    try:
+        cost = flops.count(update, state, batch).total if peak else 0
+    except (ValueError, jax.errors.ConcretizationTypeError) as error:  # the latter: a step of several programs
+        log.info("no utilisation: %s", str(error).splitlines()[0])
+        cost = 0
+    return metrics.Meter(tokens, cost, peak)

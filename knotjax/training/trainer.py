@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from absl import logging as absl_logging
+from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
-from knotjax import bundle
+from knotjax import bundle, sharding
+from knotjax.data.records import Records
 from knotjax.drive import TEXT_SLOTS, WORDS
 from knotjax.errors import InputError
 from knotjax.models.dit import DiT, DiTConfig, undriven
@@ -29,19 +31,38 @@ from knotjax.weights import flatten, load_weights, save_weights, unflatten
 log = logging.getLogger("knotjax")
 
 
+def alone_first(work):
+    """Do `work`, which writes shared files that are kept when they exist, in the first process before the others."""
+    if jax.process_count() == 1:
+        return work()
+    if jax.process_index() == 0:
+        work()
+    multihost_utils.sync_global_devices("written")
+    return work()
+
+
 def save_codec(folder: Path, params, config: dict) -> None:
     """Write codec parameters in float32."""
     arrays = {name: np.asarray(array, np.float32) for name, array in flatten(params).items()}
     save_weights(folder, arrays, config, "codec")
 
 
-def trained_codec(config, workdir: Path, paths: list[Path], start: bundle.Bundle | None):
+def share(mesh, batch: int) -> dict:
+    """What `corpus.batches` needs to load this process's part of batches of `batch` samples."""
+    index, count = sharding.data_shard(mesh) if mesh else (0, 1)
+    if batch % count:
+        raise InputError(f"batch {batch} does not divide over {count} processes: change it")
+    return dict(batch=batch // count, shard=(index, count))
+
+
+def trained_codec(config, workdir: Path, paths: list[Path], start: bundle.Bundle | None, running: loop.Running):
     """The codec of this workdir; when it is not there yet, that of the model to start from, or else a new one."""
     codec = PatchCodec(CodecConfig(**config.codec.model))
     folder = workdir / "codec"
-    if start and not (folder / "manifest.json").exists():
+    there = (folder / "manifest.json").exists()
+    if start and not there and jax.process_index() == 0:
         save_codec(folder, start.params["codec"], {"start": str(config.start)})
-    if not (folder / "manifest.json").exists():
+    if not start and not there:
         c = config.codec
         draws = (corpus.Pairs().sample(path, np.random.default_rng(i)) for i, path in enumerate(paths * c.pairs))
         pairs = np.stack([draw["pictures"] for draw in draws])
@@ -50,13 +71,14 @@ def trained_codec(config, workdir: Path, paths: list[Path], start: bundle.Bundle
         optimiser = loop.make_optimiser(**c.optimiser)
         update = loop.make_update(codec_fit.synthesis_loss(codec, linear, c.noise, c.mouth), optimiser, c.ema)
         state = loop.init_state(codec.init_synthesis(jax.random.key(config.seed)), optimiser, config.seed)
-        data = corpus.batches(paths, corpus.Pairs(), c.batch, config.seed)
-        every = dict(log_every=config.log_every, save_every=config.save_every)
-        state = loop.run("codec", workdir, update, state, data, steps=c.optimiser.steps, **every)
-        params = {**linear, "synthesis": state.ema}
-        quality = codec_fit.reconstruction_psnr(codec, params, pairs[:200])
-        log.info("codec: %.2f dB", quality)
-        save_codec(folder, params, {"db": quality})
+        data = corpus.batches(paths, corpus.Pairs(), seed=config.seed, **share(running.mesh, c.batch))
+        state = loop.run("codec", workdir, update, state, data, running, steps=c.optimiser.steps)
+        params = {**linear, "synthesis": sharding.gather(state.ema)}
+        if jax.process_index() == 0:
+            quality = codec_fit.reconstruction_psnr(codec, params, pairs[:200])
+            log.info("codec: %.2f dB", quality)
+            save_codec(folder, params, {"db": quality})
+    alone_first(lambda: None)
     return codec, jax.tree.map(jnp.asarray, unflatten(load_weights(folder)[0]))
 
 
@@ -71,6 +93,7 @@ def starting_point(config) -> bundle.Bundle | None:
     start, sizes = bundle.load(config.start), DiTConfig(**config.dit)
     if start.codec != CodecConfig(**config.codec.model):
         raise InputError(f"{config.start}: its codec has other sizes than the config's; change one of them")
+    start = dataclasses.replace(start, dit=dataclasses.replace(start.dit, remat=sizes.remat))
     if start.dit == sizes:
         return start
     try:
@@ -87,26 +110,39 @@ def initial_params(model: DiT, grid: int, key):
     latents = jnp.zeros((1, 1, grid, grid, c.latent_channels))
     flat = jnp.zeros((1, 1))
     text = jnp.zeros((1, TEXT_SLOTS, c.text_dim))
-    dit = model.init(one, latents, latents, flat, flat, flat.astype(jnp.int32), undriven(c, text, 1))["params"]
+    dit = jax.jit(model.init)(one, latents, latents, flat, flat, flat.astype(jnp.int32), undriven(c, text, 1))["params"]
     words = WordTable(len(WORDS), c.text_dim).init(two, jnp.zeros((1, TEXT_SLOTS), jnp.int32))["params"]
     return {"dit": dit, "words": words}
 
 
-def train(config, workdir: Path) -> None:
-    """Run or resume all stages; the result is `workdir/weights`."""
+def train(config, workdir: Path, fallback: bool = False) -> None:
+    """Run or resume all stages; the result is `workdir/weights`.
+
+    Args:
+      fallback: go on from the checkpoint before the newest one when that is damaged.
+    """
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(config.to_json_best_effort(indent=2))
-    start = starting_point(config)
-    paths = corpus.render(workdir / "corpus", config.clips, config.seconds)
-    codec, codec_params = trained_codec(config, workdir, paths, start)
-    clips = corpus.encode(paths, codec, codec_params)
+    text = config.to_json_best_effort(indent=2)
+    if jax.process_index() == 0:
+        (workdir / "config.json").write_text(text)
+    mesh = sharding.make_mesh(**config.get("mesh", {}))
+    mesh = mesh if mesh.size > 1 else None
+    running = loop.Running(config.log_every, config.save_every, text, fallback, mesh, config.get("peak_flops", 0.0))
+    start, rendered = starting_point(config), (config.clips, config.seconds)
+    if config.get("records") and not start:
+        raise InputError("config.records holds latents of a codec: set config.start to the model that has it")
+    paths = [] if config.get("records") else alone_first(lambda: corpus.render(workdir / "corpus", *rendered))
+    codec, codec_params = trained_codec(config, workdir, paths, start, running)
+    clips = Records(config.records) if config.get("records") else corpus.encode(paths, codec, codec_params)
 
     sizes = DiTConfig(**config.dit)
     model = DiT(sizes)
     plan = METHODS[config.method](**config.plan)
     flow = FlowConfig(**config.flow)
     latents = config.chunks * plan.chunk + plan.knot.frames
-    data = corpus.batches(clips, corpus.Windows(latents, config.drop), config.batch, config.seed)
+    windows = corpus.Windows(latents, config.drop)
+    data = corpus.batches(clips, windows, seed=config.seed, **share(mesh, config.batch))
+    tokens = config.batch * latents * (codec.config.grid // sizes.patch) ** 2
     params = initial_params(model, codec.config.grid, jax.random.key(config.seed))
     if start:
         params = {name: start.params[name] for name in params}
@@ -121,15 +157,17 @@ def train(config, workdir: Path) -> None:
         return stream_flow(model, plan, flow, params["dit"], batch, text, key, weight)
 
     def export(state: loop.TrainState):
-        average = {**state.ema, "codec": codec_params}
-        shipped = bundle.Bundle(sizes, codec.config, config.method, dict(config.plan.items()), average)
-        shipped.save(workdir / "weights")
+        average = {**sharding.gather(state.ema), "codec": codec_params}
+        if jax.process_index() == 0:
+            shipped = bundle.Bundle(sizes, codec.config, config.method, dict(config.plan.items()), average)
+            shipped.save(workdir / "weights")
 
     optimiser = loop.make_optimiser(**config.optimiser)
     update = loop.make_update(loss, optimiser, config.ema)
     state = loop.init_state(params, optimiser, config.seed + 1)
-    every = dict(log_every=config.log_every, save_every=config.save_every)
-    state = loop.run("dit", workdir, update, state, data, steps=config.optimiser.steps, export=export, **every)
+    state = loop.run(
+        "dit", workdir, update, state, data, running, steps=config.optimiser.steps, tokens=tokens, export=export
+    )
     export(state)
 
 
@@ -138,6 +176,15 @@ def main(argv: list[str]) -> None:
     values = flags.FlagValues()
     config = config_flags.DEFINE_config_file("config", None, "configuration file", lock_config=True, flag_values=values)
     workdir = flags.DEFINE_string("workdir", None, "folder for everything the run writes", flag_values=values)
+    fallback = flags.DEFINE_bool(
+        "fallback", False, "go back one checkpoint when the newest is damaged", flag_values=values
+    )
+    distributed = flags.DEFINE_bool(
+        "distributed",
+        False,
+        "one of many processes (Cloud TPU, Slurm, Kubernetes): find the others",
+        flag_values=values,
+    )
     flags.mark_flags_as_required([config, workdir], flag_values=values)
     values(["knotjax train", *argv])
     if not flags.FLAGS.is_parsed():  # grain reads absl's flags
@@ -145,9 +192,11 @@ def main(argv: list[str]) -> None:
     absl_logging.set_verbosity(absl_logging.WARNING)  # the checkpoint library tells a page per save
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     log.setLevel(logging.INFO)
+    if distributed.value:
+        jax.distributed.initialize()
     if "stages" in config.value:
         from knotjax.training import distill  # which builds on this module
 
-        distill.train(config.value, Path(workdir.value))
+        distill.train(config.value, Path(workdir.value), fallback.value)
     else:
-        train(config.value, Path(workdir.value))
+        train(config.value, Path(workdir.value), fallback.value)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from knotjax.convert import taehv, wan_vae
+from knotjax.convert.keymap import places
 from knotjax.errors import InputError
 from knotjax.weights import flatten
 from tests.models.codec_tools import TINY_TAEHV, TINY_WAN, taehv_state, wan_state
@@ -49,7 +50,12 @@ def test_diffusers_names_there_and_back():
 
 
 def test_names_and_shapes_of_the_published_files():
-    rows = {row.name: row.theirs for row in wan_vae.table(wan_vae.WanVAEConfig(), 0)}
+    def published(module, config, *which):
+        return dict(
+            row for rows in places(module.table(config, *which), module.shapes(config)).values() for row in rows
+        )
+
+    rows = published(wan_vae, wan_vae.PUBLISHED, 0)
     assert len(rows) == 194
     for name, shape in {
         "encoder.conv1.weight": (96, 3, 3, 3, 3),
@@ -67,7 +73,7 @@ def test_names_and_shapes_of_the_published_files():
         "decoder.head.2.weight": (3, 96, 3, 3, 3),
     }.items():
         assert rows[name] == shape, name
-    rows = {row.name: row.theirs for row in taehv.table(taehv.TAEHVConfig())}
+    rows = published(taehv, taehv.PUBLISHED)
     for name, shape in {
         "encoder.2.conv.weight": (64, 128, 1, 1),
         "encoder.3.weight": (64, 64, 3, 3),

@@ -15,8 +15,12 @@ def normalised(x):
     return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + EPS)
 
 
-def affine_norm(p, x):
-    return normalised(x) * p["scale"] + p["bias"]
+def affine_norm(p, x, eps=EPS):
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps) * p["scale"] + p["bias"]
+
+
+def gelu(x):
+    return 0.5 * x * (1.0 + np.vectorize(math.erf)(x / math.sqrt(2.0)))
 
 
 def rms_norm(p, x):
@@ -93,7 +97,31 @@ def frame_tokens(p, window, count):
     return affine_norm(p["norm"], x.reshape(x.shape[0], count, -1))
 
 
-def forward(c, params, x, given, mask, t, position, text, audio, motion, contexts):
+def pixel_frame_tokens(p, window, count):
+    """[F, 8, C + 1] -> [F, count, width]: MultiTalk's two first layers, chosen frame by frame."""
+    out = []
+    for rows in window:
+        if rows[0, -1] == 1.0:
+            x = dense(p["first"], rows[:5, :-1].reshape(-1))
+        else:
+            x = dense(p["later"], rows[:, :-1].reshape(-1))
+        x = np.maximum(dense(p["middle"], np.maximum(x, 0.0)), 0.0)
+        out.append(affine_norm(p["norm"], dense(p["output"], x).reshape(count, -1), 1e-5))
+    return np.array(out)
+
+
+def packed_sound(p, window):
+    """[F, 4, C] -> [F, 32]."""
+    return affine_norm(p["norm"], dense(p["pack"], window.reshape(len(window), -1)), 1e-5)
+
+
+def image_rows(p, image):
+    """[257, 1280] -> [257, C]."""
+    x = gelu(dense(p["input"], affine_norm(p["norm_in"], image, 1e-5)))
+    return affine_norm(p["norm_out"], dense(p["output"], x), 1e-5)
+
+
+def forward(c, params, x, given, mask, t, position, text, audio, motion, contexts, image=None):
     """One sample.
 
     Args:
@@ -101,6 +129,7 @@ def forward(c, params, x, given, mask, t, position, text, audio, motion, context
       mask, t, position: [F].
       text: [T, C].
       audio, motion: [F, P, C] or None.
+      image: [A, W] or None.
       contexts: (k [L, F, S, N, D], v, position [F], valid [F]) of every group.
 
     Returns:
@@ -111,7 +140,12 @@ def forward(c, params, x, given, mask, t, position, text, audio, motion, context
     split = (rows * columns, c.heads, c.head_dim)
 
     channel = np.broadcast_to(mask[:, None, None, None], (*x.shape[:3], 1))
-    joined = np.concatenate([x, given, channel], -1)
+    joined = {
+        "plain": [x],
+        "inpaint": [x, given, channel],
+        "image": [x, *[1.0 - channel] * 4, given],
+    }[c.inputs]
+    joined = np.concatenate(joined, -1)
     h = np.array([dense(params["patch_embedding"], tokens_of(image, c.patch)) for image in joined])  # [F, S, C]
 
     half = c.freq_dim // 2
@@ -120,8 +154,16 @@ def forward(c, params, x, given, mask, t, position, text, audio, motion, context
     e = dense(params["time_out"], silu(e))  # [F, C]
     e6 = dense(params["time_projection"], silu(e)).reshape(frames, 6, -1)
     text = dense(params["text_out"], gelu_tanh(dense(params["text_in"], text)))
+    packed = None
     if c.audio_tokens:
-        audio = frame_tokens(params["audio_tokens"], audio, c.audio_tokens)
+        if c.audio_form == "window":
+            audio = frame_tokens(params["audio_tokens"], audio, c.audio_tokens)
+        elif c.audio_form == "pixel_frames":
+            audio = pixel_frame_tokens(params["audio_tokens"], audio, c.audio_tokens)
+        else:
+            packed, audio = packed_sound(params["audio_tokens"], audio), None
+    if c.image_tokens:
+        image = image_rows(params["image_tokens"], image)
     if c.motion_tokens:
         motion = frame_tokens(params["motion_tokens"], motion, c.motion_tokens)
 
@@ -137,6 +179,9 @@ def forward(c, params, x, given, mask, t, position, text, audio, motion, context
         shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (
             (p["modulation"] + e6)[:, i][:, None] for i in range(6)
         )
+        if packed is not None and 2 <= layer <= c.layers // 2:
+            one = {name: leaf[layer - 2] for name, leaf in params["audio_add"].items()}
+            h = h + dense(one, packed)[:, None]
         y = normalised(h) * (1.0 + scale_sa) + shift_sa
         q = rms_norm(p["norm_q"], dense(p["q"], y)).reshape(frames, *split)
         k = rms_norm(p["norm_k"], dense(p["k"], y)).reshape(frames, *split)
@@ -162,7 +207,11 @@ def forward(c, params, x, given, mask, t, position, text, audio, motion, context
         text_v = dense(p["text_v"], text).reshape(-1, *split[1:])
         for f in range(frames):
             q = rms_norm(p["text_norm_q"], dense(p["text_q"], affine_norm(p["norm_text"], h[f]))).reshape(split)
-            h[f] = h[f] + dense(p["text_o"], softmax_attention(q, text_k, text_v).reshape(split[0], -1))
+            out = softmax_attention(q, text_k, text_v)
+            if image is not None:
+                image_k = rms_norm(p["image_norm_k"], dense(p["image_k"], image)).reshape(-1, *split[1:])
+                out = out + softmax_attention(q, image_k, dense(p["image_v"], image).reshape(-1, *split[1:]))
+            h[f] = h[f] + dense(p["text_o"], out.reshape(split[0], -1))
         for name, tokens in (("audio", audio), ("motion", motion if inside == 0 else None)):
             if tokens is not None:
                 for f in range(frames):

@@ -1,9 +1,11 @@
 """Attention against plain softmax."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from knotjax.models import attention
 from knotjax.models.attention import attend
 from tests.helpers import normal, precision, relative
 from tests.models.numpy_dit import softmax_attention
@@ -54,3 +56,23 @@ def test_bias_and_scale():
     assert relative(actual, expected) <= 2e-6
     for other in (attend(q, k, v, jnp.asarray(valid), scale=0.7), attend(q, k, v, jnp.asarray(valid), bias=bias)):
         assert relative(other, expected) > 1e-2
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("rows", [1, 4, 7])  # of 13 queries
+def test_groups_of_queries_equal_all_at_once(masked, rows, monkeypatch):
+    rng = np.random.default_rng(4)
+    with precision("float64") as dtype:
+        q, k, v = (normal(rng, (2, n, 3, 8), dtype) for n in (13, 9, 9))
+        valid = jnp.asarray(np.arange(9) < np.array([[9], [4]])) if masked else None
+
+        def value(*inputs):
+            return jnp.sum(jnp.sin(attend(*inputs, valid)))
+
+        whole, slopes = attend(q, k, v, valid), jax.grad(value, (0, 1, 2))(q, k, v)
+        monkeypatch.setattr(attention, "SCORES", rows * 2 * 3 * 9 * 8)
+        program = str(jax.make_jaxpr(lambda *inputs: attend(*inputs, valid))(q, k, v))
+        assert f"f64[2,3,{rows},9]" in program and "f64[2,3,13,9]" not in program
+        assert relative(attend(q, k, v, valid), whole) <= 1e-14
+        for group, plain in zip(jax.grad(value, (0, 1, 2))(q, k, v), slopes):
+            assert relative(group, plain) <= 1e-13

@@ -7,8 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from knotjax.models.dit import Context, DiT, DiTConfig, RMSNorm, timestep_features, undriven
-from tests.helpers import TINY, UNDRIVEN, normal, precision, random_conditions, random_params, relative, tiny
+from knotjax.models.conditioning import packed_windows, pixel_frame_windows
+from knotjax.models.dit import Context, RMSNorm, timestep_features, undriven
+from tests.helpers import (
+    IMAGE,
+    PACKED,
+    PIXEL_FRAMES,
+    TINY,
+    UNDRIVEN,
+    normal,
+    precision,
+    random_conditions,
+    random_params,
+    relative,
+    tiny,
+)
 from tests.models import numpy_dit
 
 GRID = (4, 6)  # latents
@@ -42,7 +55,17 @@ def forward(model, params, arguments):
     return jax.jit(lambda params, arguments: model.apply({"params": params}, **arguments))(params, arguments)
 
 
-@pytest.mark.parametrize("changes", [dict(motion_every=2, given_residual=True), UNDRIVEN], ids=["driven", "undriven"])
+CASES = {
+    "driven": dict(motion_every=2, given_residual=True),
+    "undriven": UNDRIVEN,
+    "plain": UNDRIVEN | dict(inputs="plain"),
+    "image": UNDRIVEN | IMAGE,
+    "image and pixel frames": UNDRIVEN | IMAGE | PIXEL_FRAMES | dict(audio_tokens=2, memory_ratio=5),
+    "packed sound": UNDRIVEN | PACKED,
+}
+
+
+@pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
 def test_equals_numpy(changes):
     with precision("float64") as dtype:
         model = tiny(**changes)
@@ -64,6 +87,7 @@ def test_equals_numpy(changes):
                     tuple(np.asarray(a) for a in (c.k[:, b], c.v[:, b], c.position[b], c.valid[b]))
                     for c in arguments["contexts"]
                 ],
+                None if conditions.image is None else np.asarray(conditions.image[b]),
             )
             errors += [relative(a, e) for a, e in zip((out[b], k[:, b], v[:, b]), expected)]
         print("against numpy", max(errors))
@@ -105,6 +129,45 @@ def test_every_input_counts():
     assert min(moved.values()) >= 0.01, moved
     hidden = context(k=past.k.at[:, :, 1].add(3.0), v=past.v.at[:, :, 1].add(-3.0))
     np.testing.assert_array_equal(run({**arguments, **hidden}), plain)
+
+
+@pytest.mark.parametrize("changes", [PIXEL_FRAMES | IMAGE, PACKED], ids=["image and pixel frames", "packed sound"])
+def test_every_row_of_the_public_adapters_counts(changes):
+    model = tiny(**changes)
+    params, arguments = random_params(model), inputs(model.config, "float32")
+    run = jax.jit(lambda conditions: model.apply({"params": params}, **{**arguments, "conditions": conditions})[0])
+    conditions = arguments["conditions"]
+    plain, moved = run(conditions), {}
+    for row in range(model.config.audio_window[0]):
+        louder = conditions.audio.at[:, 1, row, :-1].add(2.0)
+        moved[f"sound row {row}"] = relative(run(dataclasses.replace(conditions, audio=louder)), plain)
+    for token in range(model.config.image_tokens):
+        other = conditions.image.at[:, token].multiply(-1.0)
+        moved[f"image token {token}"] = relative(run(dataclasses.replace(conditions, image=other)), plain)
+    print({name: round(value, 3) for name, value in moved.items()})
+    assert min(moved.values()) >= 0.01
+
+
+def test_windows_of_pixel_frames():
+    """MultiTalk: 5 rows around the first pixel frame, then 8 rows around 4; repeated at the ends."""
+    windows = np.asarray(pixel_frame_windows(jnp.arange(9.0)[None, :, None]))[0]
+    assert windows.shape == (3, 8, 2)
+    np.testing.assert_array_equal(windows[0, :5, 0], [0, 0, 0, 1, 2])
+    np.testing.assert_array_equal(windows[1, :, 0], [0, 0, 1, 2, 3, 4, 5, 6])
+    np.testing.assert_array_equal(windows[2, :, 0], [3, 4, 5, 6, 7, 8, 8, 8])
+    np.testing.assert_array_equal(windows[:, 0, 1], [1, 0, 0])
+    assert not np.any(windows[0, 5:, 0])
+
+
+def test_windows_of_packed_sound():
+    """OmniAvatar: latent frame i >= 1 takes rows 4 i - 3 .. 4 i of the features behind one zero row."""
+    features = np.arange(1.0, 7.0)
+    windows = np.asarray(packed_windows(jnp.asarray(features)[None, :, None]))[0, :, :, 0]
+    behind = np.concatenate([[0.0], features, [0.0, 0.0]])
+    np.testing.assert_array_equal(windows[0], 0.0)
+    for i in (1, 2):
+        np.testing.assert_array_equal(windows[i], behind[4 * i - 3 : 4 * i + 1])
+    assert windows.shape == (3, 4)
 
 
 def test_sound_and_motion_reach_only_their_own_frame_at_first():
@@ -150,20 +213,6 @@ def test_timestep_features():
     np.testing.assert_allclose(actual, np.concatenate([np.cos(angle), np.sin(angle)], -1), atol=2e-4)
 
 
-def test_size_of_wan_1_3b():
-    """1,418,996,800 parameters with 16 input channels; the mask and given channels add 17 * 4 * 1536."""
-    config = DiTConfig()
-    model = DiT(config)
-    x = jax.ShapeDtypeStruct((1, 1, 2, 2, 16), jnp.float32)
-    row = jax.ShapeDtypeStruct((1, 1), jnp.float32)
-    position = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    conditions = undriven(config, jnp.zeros((1, 1, config.text_dim)), 1)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), x, x, row, row, position, conditions)
-    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    print("parameters", count)
-    assert count == 1_418_996_800 + 17 * 4 * 1536
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -171,6 +220,9 @@ def test_size_of_wan_1_3b():
         (dict(dim=22, heads=2), "heads 2.*even"),
         (dict(motion_every=3, layers=4), "motion_every 3.*layers 4"),
         (dict(prediction="eps"), "prediction 'eps'"),
+        (dict(inputs="rgb"), "inputs 'rgb'"),
+        (dict(audio_form="sung"), "audio_form 'sung'"),
+        (dict(audio_form="added"), "audio_tokens 2.*1 token"),
     ],
 )
 def test_invalid_config(changes, message):

@@ -148,7 +148,7 @@ def test_turning_the_reference_equals_encoding_it_where_it_stands():
             n = jnp.full((1, 1), first + int(anchor.ahead(PLAN.anchor, first, PLAN.span)), jnp.int32)
             k, v = encode(n)
             errors += [relative(turned(stored.k[0, 0], n), turned(k[0], n)), relative(stored.v[0], v)]
-            copy = dataclasses.replace(jax.tree.map(jnp.copy, state), anchor=cache.KeyValues(k[None], v[None]))
+            copy = dataclasses.replace(jax.tree.map(jnp.copy, state), anchor=cache.KeyValues(k[:, None], v[:, None]))
             _, encoded = jit_step(MODEL, PLAN, params, copy, drive)
             state, kept = jit_step(MODEL, PLAN, params, state, drive)
             outputs.append(relative(kept, encoded))

@@ -90,14 +90,14 @@ def test_recache_equals_a_plain_forward():
         position = jnp.arange(6, 12, dtype=jnp.int32)[None]
         valid = jnp.arange(6, 12)[None] >= 12 - stream.plan.history
         at = jnp.array([[6, 7]], jnp.int32)  # directly before frame 8
-        sink = Context(kept.anchor.k[0], kept.anchor.v[0], at, jnp.ones((1, 2), bool))
+        sink = Context(kept.anchor.k[:, 0], kept.anchor.v[:, 0], at, jnp.ones((1, 2), bool))
         zero = jnp.zeros((1, 6), dtype)
         given = jnp.zeros_like(past[0])
         _, (k, v) = MODEL.apply(
             {"params": stream.params}, past[0], given, zero + 1, zero, position,
             Conditions(stream.words[1], past[1], past[2]), (sink,), valid,
         )  # fmt: skip
-        assert relative(new.ring.k[0][:, :, slots], k) <= 1e-9 and relative(new.ring.v[0][:, :, slots], v) <= 1e-9
+        assert relative(new.ring.k[:, 0][:, :, slots], k) <= 1e-9 and relative(new.ring.v[:, 0][:, :, slots], v) <= 1e-9
         assert relative(new.ring.k, kept.ring.k) >= 0.01
         np.testing.assert_array_equal(new.anchor.k, kept.anchor.k)
 

@@ -130,7 +130,7 @@ def test_worked_example():
         actual["denoised"].append(frames)
         held = np.asarray(past.valid)[0]
         positions = number + np.asarray(past.position)[0]
-        stored = name_slots(kv, past.k, past.v)
+        stored = name_slots(kv, past.k[:, 0], past.v[:, 0])
         seen = sorted(np.flatnonzero(held), key=lambda slot: positions[slot])
         assert [stored[slot] for slot in seen] == positions[seen].tolist(), "every key stands where its frame stands"
         actual["context"].append(positions[seen].tolist())
@@ -156,7 +156,9 @@ def test_worked_example():
             np.testing.assert_array_equal(a, b)
         actual["commit_keys"].append(valid + commit.position.shape[1])
         kv.update({f: (np.asarray(commit.k[:, :, j]), np.asarray(commit.v[:, :, j])) for j, f in enumerate(out)})
-        actual["ring"].append(sorted(f for f in name_slots(kv, state.ring.k[0], state.ring.v[0]) if f is not None))
+        actual["ring"].append(
+            sorted(f for f in name_slots(kv, state.ring.k[:, 0], state.ring.v[:, 0]) if f is not None)
+        )
         number += emitted.shape[1]
         assert int(state.block[0]) * 3 == number
     for name, rows in actual.items():

@@ -8,7 +8,18 @@ import pytest
 
 from knotjax.models.dit import Context, DiT
 from knotjax.training.grow import grow
-from tests.helpers import GRID, TINY, normal, precision, random_conditions, random_params, relative
+from tests.helpers import (
+    GRID,
+    IMAGE,
+    PACKED,
+    PIXEL_FRAMES,
+    TINY,
+    normal,
+    precision,
+    random_conditions,
+    random_params,
+    relative,
+)
 
 
 def output(config, params, rng_seed=3):
@@ -47,6 +58,17 @@ def test_a_grown_model_computes_the_same(sizes):
         if "dim" in sizes:  # the copies part, by a little
             noisy, _ = output(large, grow(small, large, params, noise=0.01))
             assert 1e-6 < relative(noisy, before) < 0.2
+
+
+@pytest.mark.parametrize("adapters", [IMAGE | PIXEL_FRAMES, PACKED], ids=["image and pixel frames", "packed sound"])
+def test_public_adapters_grow_too(adapters):
+    with precision("float64"):
+        small = dataclasses.replace(TINY, **adapters)
+        large = dataclasses.replace(small, dim=48, ffn_dim=64, heads=4, layers=small.layers + 4)
+        params = random_params(DiT(small), dtype="float64")
+        grown = grow(small, large, params, noise=0.0)
+        assert jax.tree.map(np.shape, grown) == jax.tree.map(np.shape, random_params(DiT(large)))
+        assert relative(output(large, grown)[0], output(small, params)[0]) < 1e-12
 
 
 @pytest.mark.parametrize("sizes", [dict(dim=48), dict(layers=1), dict(heads=4), dict(text_dim=7)])

@@ -65,7 +65,7 @@ def test_contexts_are_those_of_the_stream(setup, monkeypatch):
             rows = slice(chunk, None, 3)  # rows are samples x chunks
             np.testing.assert_array_equal(mine.valid[rows], theirs.valid)
             for name in ("k", "v"):
-                held = jnp.where(theirs.valid[None, :, :, None, None, None], getattr(theirs, name), 0)
+                held = jnp.where(theirs.valid[None, :, :, None, None, None], getattr(theirs, name)[:, 0], 0)
                 np.testing.assert_allclose(getattr(mine, name)[:, rows], held, atol=2e-5)
             where = np.where(np.asarray(theirs.valid), theirs.position, mine.position[rows])
             np.testing.assert_array_equal(mine.position[rows], where)
@@ -78,7 +78,7 @@ def test_contexts_are_those_of_the_stream(setup, monkeypatch):
         here = jnp.broadcast_to(jnp.arange(3), (2, 3))
         heard = Conditions(text, batch["audio"][:, first : first + 3], batch["motion"][:, first : first + 3])
         k, v = passes.commit_pass(model, PLAN, params, emitted, batch["reference"], here, heard, contexts)
-        ring = cache.append(state.ring, cache.KeyValues(k[None], v[None]), state.written)
+        ring = cache.append(state.ring, (k, v), 0, state.written)
         state = dataclasses.replace(state, ring=ring, written=state.written + 3, block=state.block + 1)
 
 

@@ -1,9 +1,12 @@
 """The training command on a tiny scale: all stages, resumed exactly."""
 
+import functools
 import json
 
+import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from configs.small import get_config
 from knotjax import bundle
@@ -14,25 +17,47 @@ from knotjax.training import corpus, loop, trainer
 from knotjax.weights import flatten
 
 
+@functools.cache
+def small_clip(seed, seconds):
+    """A clip of 32 px that speaks a bundled recording, so that no speech synthesis is needed."""
+    return clips.make_clip(seed, seconds, size=32, utterance=load_fixture("vowels"))
+
+
 @pytest.fixture(autouse=True)
-def recorded_speech(monkeypatch):
-    """Clips speak a bundled recording, so that no speech synthesis is needed."""
-
-    def make_clip(seed, seconds):
-        return clips.make_clip(seed, seconds, utterance=load_fixture("vowels"))
-
-    monkeypatch.setattr(corpus, "make_clip", make_clip)
+def quick(monkeypatch, tmp_path):
+    """Small clips; programs are compiled roughly, and once."""
+    monkeypatch.setattr(corpus, "make_clip", small_clip)
+    settings = {
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(tmp_path / "compiled"),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: jax.config.values[name] for name in settings}
+    compilation_cache.reset_cache()
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 def config(steps):
     small = get_config("debug")
     small.optimiser.steps, small.save_every = steps, 2
-    small.seconds = 2.4
+    small.seconds, small.chunks = 2.4, 2
+    small.codec.model.update(dict(size=32, patch=8, channels=32))
+    small.codec.moving = 16
+    small.dit.latent_channels = 32
     return small
 
 
 def weights(folder):
     return flatten(bundle.load(folder / "weights").params)
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "dit.jsonl").read_text().splitlines()]
 
 
 def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
@@ -64,13 +89,13 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert whole.keys() == parts.keys()
     assert all(np.array_equal(whole[name], parts[name]) for name in whole)
-    rows = [json.loads(line) for line in (tmp_path / "whole" / "dit.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [1, 2, 3, 4] and all(np.isfinite(row["loss"]) for row in rows)
-    again = [json.loads(line) for line in (tmp_path / "parts" / "dit.jsonl").read_text().splitlines()]
-    assert [row["loss"] for row in again[-2:]] == [row["loss"] for row in rows[-2:]]
+    steps = rows(tmp_path / "whole")
+    assert [row["step"] for row in steps] == [1, 2, 3, 4] and all(np.isfinite(row["loss"]) for row in steps)
+    assert all(row["gradient"] > 0 and row["tokens_per_second"] > 0 for row in steps[1:])
+    assert [row["loss"] for row in rows(tmp_path / "parts")[-2:]] == [row["loss"] for row in steps[-2:]]
 
     # A further run may start from the finished model, codec included.
-    further = config(2)
+    further = config(4)
     further.start = str(tmp_path / "whole" / "weights")
     trainer.train(further, tmp_path / "further")
     after = weights(tmp_path / "further")

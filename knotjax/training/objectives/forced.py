@@ -19,12 +19,11 @@ import numpy as np
 
 from knotjax.models.dit import Conditions, DiT, wide
 from knotjax.streaming import passes
-from knotjax.streaming.cache import KeyValues
 from knotjax.streaming.levels import levels
 from knotjax.streaming.noise import add_noise
 from knotjax.streaming.plan import StreamPlan
 from knotjax.streaming.state import init_stream
-from knotjax.streaming.step import commit, contexts
+from knotjax.streaming.step import aging, commit, contexts, remember
 from knotjax.training.clip import text_rows
 from knotjax.training.rollout import drive_windows
 
@@ -100,13 +99,16 @@ def forced_pass(model: DiT, plan: StreamPlan, params, x, t, clean, reference, dr
         x, t, clean, drive, knotted = row
         frame = plan.first_frame(state.block)[:, None] + jnp.arange(plan.span)
         valid = (frame >= 0) & (frame < state.end[:, None] + k)
+        old = aging(plan, state, zero)
         look = contexts(plan, state, zero, jnp.zeros(batch, jnp.int32))
         x0, kv = passes.denoise_pass(
             model, plan, params, x, t, reference, clean[:, :k], knotted, position, drive, look, valid
         )
-        kv = KeyValues(*(a[None, :, :, :c] for a in kv)) if plan.commit == "same_step" else None
-        heard = Conditions(drive.text, *(a if a is None else a[:, :c] for a in (drive.audio, drive.motion)))
-        state = commit(model, plan, params, state, clean[:, :c], heard, kv)
+        if plan.commit == "same_step":
+            state = remember(plan, params, state, kv, zero, old)
+        audio, motion = (a if a is None else a[:, :c] for a in (drive.audio, drive.motion))
+        heard = dataclasses.replace(drive, audio=audio, motion=motion)
+        state = commit(model, plan, params, state, clean[:, :c], heard, old)
         return dataclasses.replace(state, block=state.block + 1), x0
 
     return jax.lax.scan(one, state, (x, t, clean, drive, knot_valid))[1]

@@ -1,0 +1,62 @@
+"""Compile the 1.3B streaming step and the codecs for accelerators that are not there, and write the table.
+
+    python -m experiments.aot.run                      # everything; minutes of CPU a program
+    python -m experiments.aot.run --target v5e --method knot_forcing --size 480x832
+    python -m experiments.aot.run --table              # results.jsonl as a table
+
+Every program adds one line to `results.jsonl`; what stands there already is not compiled again.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from experiments.aot.programs import RESOLUTIONS, TARGETS, compiled, decode, facts, streaming_step
+
+RESULTS = Path(__file__).parent / "results.jsonl"
+STEPS = ("knot_forcing", "self_forcing", "live_act", "avatar_forcing", "rolling_forcing", "longlive")
+CODECS = ("wan_vae", "taehv")
+
+
+def read() -> list[dict]:
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def table() -> str:
+    """All results, sizes in GiB."""
+    names = ("program", "size", "target", "weights", "state", "aliased", "temp", "peak", "memory", "compile s")
+    rows = [names, ("---",) * len(names)] + [tuple(str(row.get(name, "")) for name in names) for row in read()]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", choices=TARGETS, action="append")
+    parser.add_argument("--size", choices=RESOLUTIONS, action="append")
+    parser.add_argument("--method", choices=(*STEPS, *CODECS), action="append")
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    if options.table:
+        print(table())
+        return
+    done = {(row["program"], row["size"], row["target"]) for row in read()}
+    for program in options.method or (*STEPS, *CODECS):
+        for size in options.size or RESOLUTIONS:
+            for name in options.target or TARGETS:
+                if (program, size, name) in done:
+                    continue
+                target = TARGETS[name]
+                make = streaming_step if program in STEPS else decode
+                function, shapes = make(target, RESOLUTIONS[size], program)
+                began = time.monotonic()
+                executable = compiled(function, shapes, target)
+                row = {"program": program, "size": size, "target": name, **facts(executable, shapes)}
+                row |= {"memory": target.memory, "compile s": round(time.monotonic() - began)}
+                print(json.dumps(row), flush=True)
+                with open(RESULTS, "a") as log:
+                    log.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()

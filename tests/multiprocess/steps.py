@@ -1,0 +1,97 @@
+"""Trains a tiny model and keeps its losses as `<folder>/<name>.jsonl`; run in processes of its own by the tests.
+
+python -m tests.multiprocess.steps '{"folder": "out", "runs": {"name": {"data": 8}, ...}}' [address processes index]
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+
+import grain
+import jax
+import numpy as np
+
+from knotjax import sharding
+from knotjax.models.dit import DiT
+from knotjax.streaming.methods import knot_forcing
+from knotjax.training import loop
+from knotjax.training.objectives import FlowConfig, stream_flow
+from tests.helpers import TINY, random_params
+
+BATCH, STEPS = 8, 20
+GRID = (16, 4)  # 8 x 2 tokens
+# Every dimension that a rule splits divides by 8.
+SIZES = dataclasses.replace(
+    TINY, dim=48, ffn_dim=64, heads=8, audio_width=16, audio_hidden=16, prediction="x0", given_residual=True
+)
+PLAN = knot_forcing(start=4, stride=1, shift=3.0, given_reference=True)
+
+
+def samples():
+    """Clips of two chunks and a knot."""
+    rng = np.random.default_rng(0)
+
+    def normal(*shape):
+        return rng.standard_normal(shape).astype(np.float32)
+
+    def one():
+        return {
+            "latents": normal(7, *GRID, SIZES.latent_channels),
+            "mouth": rng.random((7, *GRID)) < 0.3,
+            "reference": normal(1, *GRID, SIZES.latent_channels),
+            "audio": normal(7, *SIZES.audio_window),
+            "motion": normal(7, *SIZES.motion_window),
+            "text": normal(2, SIZES.text_dim),
+        }
+
+    return [one() for _ in range(16)]
+
+
+def jitter(sample, rng):
+    """Some noise of the sample's own, so that the data depend on the iterator's random numbers too."""
+    return sample | {"audio": sample["audio"] + rng.normal(0.0, 0.1, sample["audio"].shape).astype(np.float32)}
+
+
+def train(folder: Path, name: str, sizes: dict | None, steps: int, save_every: int, muon: float, pause: float) -> None:
+    """Train over a mesh of these sizes (None: one device, no mesh), with a pause before every step."""
+    model = DiT(SIZES)
+    mesh = sharding.make_mesh(**sizes) if sizes is not None else None
+    index, count = sharding.data_shard(mesh) if mesh else (0, 1)
+    data = grain.MapDataset.source(samples()).seed(1).shuffle().repeat().random_map(jitter)
+    data = iter(data.batch(BATCH // count)[index::count].to_iter_dataset())
+
+    def loss(params, batch, key):
+        return stream_flow(model, PLAN, FlowConfig(mouth=1.0), params["dit"], batch, batch["text"], key)
+
+    optimiser = loop.make_optimiser(steps=steps, rate=1e-3, warmup=2, cooldown=0.4, b2=0.98, muon=muon)
+    compiled = loop.make_update(loss, optimiser, 0.99)
+
+    def update(state, batch):
+        time.sleep(pause)
+        return compiled(state, batch)
+
+    params = {"dit": jax.tree.map(lambda leaf: 0.5 * leaf, random_params(model))}
+    state = loop.init_state(params, optimiser, 0)
+    running = loop.Running(log_every=1, save_every=save_every, mesh=mesh)
+    state = loop.run(name, folder, update, state, data, running, steps=steps)
+    if mesh:  # the large arrays are split when the mesh says so
+        split = mesh.shape["fsdp"] * mesh.shape["tensor"] > 1
+        for tree in (state.params, state.ema, state.moments):
+            parts = [leaf for leaf in jax.tree.leaves(tree) if not leaf.is_fully_replicated]
+            assert (len(parts) > 10) == split, f"{len(parts)} arrays are split over {sizes}"
+
+
+def main(options: dict) -> None:
+    """Do all runs of the options."""
+    told = {"steps": 20, "save_every": 20, "muon": 0.0, "pause": 0.0} | options
+    folder, runs = Path(told.pop("folder")), told.pop("runs")
+    for name, sizes in runs.items():
+        train(folder, name, sizes, **told)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        jax.distributed.initialize(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,71 @@
+"""Recorded latents serve training as the corpus in memory does, and real clips work without motion."""
+
+import jax
+import numpy as np
+import pytest
+
+from knotjax import bundle
+from knotjax.data import clips, records
+from knotjax.data.speech import load_fixture
+from knotjax.drive import GROUPS, TEXT_SLOTS
+from knotjax.media.video import VideoWriter
+from knotjax.models.dit import DiTConfig
+from knotjax.models.patch_codec import CodecConfig, PatchCodec
+from knotjax.training import codec_fit, corpus, record
+
+SIZES = CodecConfig(size=32, patch=8, channels=8, widths=(8, 8, 8))
+
+
+@pytest.fixture
+def model(monkeypatch):
+    """A bundle whose codec takes pictures of 32 px, in place of the one shipped."""
+
+    def make_clip(seed, seconds):
+        return clips.make_clip(seed, seconds, size=32, utterance=load_fixture("vowels"))
+
+    monkeypatch.setattr(corpus, "make_clip", make_clip)
+    rng = np.random.default_rng(0)
+    groups = rng.integers(0, 256, (2, 9, 32, 32, 3)).astype(np.uint8)
+    linear = codec_fit.fit_basis(SIZES, groups, moving=4, attention=0.5, whitening=0.5)
+    made = bundle.Bundle(DiTConfig(), SIZES, "knot_forcing", {}, {"codec": jax.tree.map(np.asarray, linear)})
+    monkeypatch.setattr(bundle, "load", lambda folder: made)
+    return made
+
+
+def test_recorded_portraits_equal_encoded_ones(model, tmp_path, capsys):
+    assert record.main(["--seeds=2", "--seconds=1.6", f"--output={tmp_path / 'out'}"]) == 0
+    assert "2 samples" in capsys.readouterr().out
+    paths = corpus.render(tmp_path / "out" / "rendered", 2, 1.6)
+    expected = corpus.encode(paths, PatchCodec(SIZES), model.params["codec"])
+    found = records.Records(tmp_path / "out")
+    windows = corpus.Windows(3, dict(audio=0.0, all_motion=0.2, some_motion=0.3, words=0.3))
+    for number in range(2):
+        sample, clip = found[number], expected[number]
+        assert sample.keys() == clip.keys()
+        assert all(np.array_equal(sample[name], clip[name]) for name in clip)
+        mine, theirs = (windows.sample(source, np.random.default_rng(5)) for source in (sample, clip))
+        assert all(np.array_equal(mine[name], theirs[name]) for name in theirs)
+    batch = next(corpus.batches(found, windows, batch=2, seed=0))
+    assert batch["latents"].shape == (2, 3, 4, 4, 8) and batch["mouth"].any()
+
+
+def test_real_clips_have_sound_but_no_motion(model, tmp_path, capsys):
+    (tmp_path / "clips").mkdir()
+    rng = np.random.default_rng(0)
+    with VideoWriter(
+        tmp_path / "clips" / "a.mp4", size=64, sound=rng.uniform(-0.5, 0.5, 32_000).astype(np.float32)
+    ) as writer:
+        writer.write(rng.integers(0, 256, (50, 64, 64, 3)).astype(np.uint8))
+    (tmp_path / "clips" / "b.mp4").write_text("broken")
+    assert record.main([f"--clips={tmp_path / 'clips'}", "--seconds=0.96", f"--output={tmp_path / 'out'}"]) == 0
+    found = records.Records(tmp_path / "out")
+    assert len(found) == 2 and found[0]["group"].shape == (6, 4, 4, 8) and "channels" not in found[0]
+    assert not found[0]["mouth"].any() and np.array_equal(found[0]["words"], np.zeros(TEXT_SLOTS))
+    sample = corpus.Windows(3, dict(audio=0.0, all_motion=0.0, some_motion=0.0, words=0.0)).sample(found[0], rng)
+    known = corpus.Windows(3, dict(audio=0.0, all_motion=1.0, some_motion=0.0, words=0.0))
+    silent = known.sample(found[0] | {"channels": np.ones((24, GROUPS["expression"].stop), np.float32)}, rng)
+    assert np.array_equal(sample["motion"], silent["motion"]), "as when all motion is left out"
+    assert np.ptp(sample["audio"]) > 1.0
+    assert record.main([f"--clips={tmp_path / 'clips'}", "--seconds=0.96", f"--output={tmp_path / 'out'}"]) == 2
+    assert record.main([f"--clips={tmp_path / 'none'}", f"--output={tmp_path / 'other'}"]) == 2
+    assert "not a folder" in capsys.readouterr().err
