@@ -134,29 +134,61 @@ def contribution(weights: np.ndarray, values: np.ndarray, key_frames: np.ndarray
     return scores
 
 
+def _rows(count: int, height: float, **how):
+    """A figure with a row of axes for each of `count` methods; `height` of a row in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure((9, 0.8 + height * count), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(count, squeeze=False, **how)[:, 0]
+
+
 def plot_context_iou(path: str | Path, series: Mapping[str, np.ndarray]) -> None:
-    """Draw the IoU of every latent frame's context with that of the frame before into a picture file.
+    """Draw the IoU of every latent frame's context with that of the frame before into a picture file (Fig. 3).
 
     Needs matplotlib (extra `evaluate`). The kind of file follows the ending of `path` (.png, .svg, .pdf).
 
     Args:
-      series: method to `context_iou`, [T - 1], a line each; the first value stands at latent frame 1.
+      series: method to `context_iou`, [T - 1], a row each, with its mean; the first value stands at latent frame 1.
 
     Raises:
       ValueError: there is no series, or one is empty.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     if not series or not all(len(values) for values in series.values()):
         raise ValueError("a method without values: give every method the contexts of at least 2 frames")
-    figure = Figure((9, 2.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    for name, values in series.items():
-        axes.plot(np.arange(1, len(values) + 1), values, linewidth=1.2, marker=".", label=name)
-    axes.set(xlabel="latent frame", ylabel="context IoU", ylim=(-0.05, 1.05))
-    axes.set_xlim(0, max(len(values) for values in series.values()) + 1)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(loc="lower right", ncols=2, frameon=False)
+    figure, rows = _rows(len(series), 0.55, sharex=True)
+    for axes, (name, values) in zip(rows, series.items()):
+        frames = np.arange(1, len(values) + 1)
+        axes.fill_between(frames, values, step="mid", alpha=0.3)
+        axes.step(frames, values, where="mid", linewidth=1.0)
+        axes.set(ylim=(0, 1.08), yticks=(0, 1), xlim=(0.5, max(len(v) for v in series.values()) + 0.5))
+        axes.set_ylabel(name, rotation=0, ha="right", va="center")
+        note = f"mean {np.mean(values):.2f}\nleast {np.min(values):.2f}"
+        axes.text(1.005, 0.5, note, transform=axes.transAxes, va="center", size=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    rows[-1].set_xlabel("latent frame")
+    rows[-1].xaxis.get_major_locator().set_params(integer=True)
+    figure.suptitle("IoU of a frame's attention context with that of the frame before")
+    figure.savefig(path, dpi=120)
+
+
+def plot_contributions(path: str | Path, series: Mapping[str, Mapping[str, float]]) -> None:
+    """Draw how much every frame in view contributes to a frame's attention into a picture file (Fig. 5).
+
+    Args:
+      series: method to scores by the name of each frame, a row of bars each.
+
+    Raises:
+      ValueError: there is no series, or one is empty.
+    """
+    if not series or not all(series.values()):
+        raise ValueError("a method without values: give every method at least one frame")
+    figure, rows = _rows(len(series), 1.5)
+    for axes, (name, scores) in zip(rows, series.items()):
+        axes.bar(range(len(scores)), list(scores.values()), width=0.7)
+        axes.set_xticks(range(len(scores)), list(scores), size=8)
+        axes.set_ylabel(name, rotation=0, ha="right", va="center")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle("change of a frame's attention output without each of the frames in view")
     figure.savefig(path, dpi=120)

@@ -1,4 +1,11 @@
-"""Motion features: pose, gaze, blink and expression of each pixel frame, with a presence flag for each group."""
+"""Motion features: pose, gaze, blink and expression of each pixel frame, with a presence flag for each group.
+
+The papers leave the module that such signals enter by open. Ours is the simplest that an ablation can judge: the
+channels of a latent frame become a few tokens beside its sound (`conditioning.FrameTokens`), which the frame looks at
+in a cross-attention after those of the words and the sound, in the first of every `DiTConfig.motion_every` blocks (with
+`motion_tokens` 0 in none). The strength of motion is no channel of its own but a factor of the given channels
+(`edits.Edit.strength`), so that 0 is the resting pose and needs no training; emotions and actions are words.
+"""
 
 import numpy as np
 

@@ -4,14 +4,11 @@ import dataclasses
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from knotjax.streaming import anchor, noise
-from knotjax.streaming.methods import METHODS, avatar_forcing, knot_forcing, live_act, rolling_forcing
+from knotjax.streaming import noise
+from knotjax.streaming.methods import METHODS, avatar_forcing, knot_forcing, live_act
 from knotjax.streaming.plan import StreamPlan
 from knotjax.streaming.step import jit_init, jit_step, stream_step
 from tests.helpers import GRID, UNDRIVEN, normal, random_conditions, random_params, relative, tiny
@@ -29,31 +26,6 @@ def begin(plan: StreamPlan, batch=1):
         drive,
         jit_init(MODEL, plan, params, reference, drive.text, jax.random.split(jax.random.key(0), batch)),
     )
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 5), st.integers(1, 70))
-def test_every_frame_is_emitted_once_and_in_order(chunk, first, blocks, frames):
-    plan = StreamPlan(
-        chunk=chunk,
-        first_chunk=min(first, chunk),
-        blocks=blocks,
-        timesteps=tuple(1000.0 - 100.0 * i for i in range(blocks)),
-        knot=dataclasses.replace(knot_forcing().knot, frames=0),
-    )
-    emitted = [frame for step in range(plan.steps(frames)) for frame in plan.emitted(step)]
-    assert emitted[:frames] == list(range(frames)) and len(emitted) < frames + chunk
-    for step in range(plan.steps(frames)):
-        out = plan.emitted(step)
-        assert len(out) == 0 or out.stop == plan.first_frame(step) + chunk, "what exists is the end of the block"
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.integers(0, 20), st.integers(1, 9), st.integers(1, 8), st.integers(0, 7), st.integers(0, 40))
-def test_the_reference_stands_ahead_of_all_denoised_frames(start, stride, chunk, knot, step):
-    plan = knot_forcing(chunk=chunk, window=chunk, knot=min(knot, chunk - 1), start=start, stride=stride)
-    at = anchor.positions(plan, jnp.array([plan.first_frame(step)]), jnp.zeros(1, jnp.int32))
-    assert int(at[0, 0]) >= plan.span
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -109,18 +81,23 @@ def test_ten_million_frames_in(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"bidirectional"}))
 def test_a_thousand_steps_take_the_same_time(name):
+    """Medians, in one run. Other programs on the machine move the time on the wall, so the processor's time counts too:
+    steps that had more to do would raise both."""
     plan = METHODS[name]()
     params, drive, state = begin(plan)
     compiled, times = jit_step._cache_size(), []
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     for _ in range(1000):
-        began = time.perf_counter()
+        began = time.perf_counter(), time.process_time()
         state, emitted = jit_step(MODEL, plan, params, state, drive)
         emitted.block_until_ready()
-        times.append(time.perf_counter() - began)
+        times.append((time.perf_counter() - began[0], time.process_time() - began[1]))
     assert jit_step._cache_size() <= compiled + 2 and np.all(np.isfinite(emitted))
-    ratio = np.median(times[950:]) / np.median(times[50:100])
-    print(name, "time of steps 950-1000 over 50-100", ratio)
-    assert ratio <= 1.05
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(state)) == size
+    wall, processor = np.median(times[950:], 0) / np.median(times[50:100], 0)
+    milliseconds = 1000 * np.median(times[50:], 0)
+    print(f"{name}: steps 950-1000 over 50-100 {wall:.3f} (processor {processor:.3f}), {milliseconds.round(2)} ms")
+    assert min(wall, processor) <= 1.05
 
 
 INVALID = [
@@ -131,12 +108,6 @@ INVALID = [
     (lambda: knot_forcing(window=2), "window 2"),
     (lambda: knot_forcing(stride=0), "stride must be at least 1"),
     (lambda: avatar_forcing(blocks=3, passes=2, steps=(1000, 500)), "timesteps: 2"),
-    (lambda: dataclasses.replace(rolling_forcing(), commit="same_step"), "commit 'same_step'"),
-    (lambda: dataclasses.replace(rolling_forcing(), knot=knot_forcing().knot), "knot.frames 1: needs blocks 1"),
-    (lambda: dataclasses.replace(rolling_forcing(), sampler="euler"), "sampler 'euler'"),
-    (lambda: StreamPlan(first_chunk=4), "first_chunk 4"),
-    (lambda: StreamPlan(commit="none"), "history 3"),
-    (lambda: StreamPlan(first_timesteps=(1000.0,)), "first_timesteps"),
     (lambda: METHODS["causal_forcing"](count=3), "count 3"),
     (lambda: METHODS["live_avatar"](lead=(2, 30)), "anchor.lead"),
     (lambda: METHODS["longlive"](window=4), "window 4"),

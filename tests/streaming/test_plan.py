@@ -1,15 +1,50 @@
 """Plans: invalid ones are refused, published step lists are reproduced."""
 
+import ast
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from knotjax.streaming import plan as plan_module
 from knotjax.streaming.methods import METHODS, knot_forcing
 from knotjax.streaming.noise import warp
-from knotjax.streaming.plan import AnchorPolicy, KnotPolicy, StreamPlan
+from knotjax.streaming.plan import AnchorPolicy, KnotPolicy, MemoryPolicy, StreamPlan
 
+ROLLING = dict(blocks=2, timesteps=(1000.0, 500.0), knot=KnotPolicy())
 INVALID = [
+    (dict(first_chunk=4), r"first_chunk 4: .*between 1 and chunk 3"),
+    (dict(first_chunk=0), r"first_chunk 0: .*between 1 and chunk 3"),
+    (dict(blocks=0), r"blocks 0: .*at least one"),
+    (dict(commit_history=-2), r"commit_history -2: .*at least 0"),
+    (dict(first_timesteps=(500.0, 600.0, 300.0, 100.0)), r"first_timesteps .*fall"),
+    (dict(first_timesteps=(1000.0,)), r"first_timesteps .*at least 4 passes"),
+    (dict(ROLLING, timesteps=(1000.0, 600.0, 300.0)), r"timesteps: 3 .* 2 blocks"),
+    (dict(sampler="ddim"), r"sampler 'ddim': .*renoise, euler"),
+    (dict(commit="dirty"), r"commit 'dirty': .*clean, same_step, none"),
+    (dict(anchor=AnchorPolicy(source="portrait")), r"anchor\.source 'portrait'"),
+    (dict(anchor=AnchorPolicy(place="left")), r"anchor\.place 'left'"),
+    (dict(anchor=AnchorPolicy(frames=2)), r"anchor\.frames 2: the reference is one frame"),
+    (dict(anchor=AnchorPolicy("stream", 4, "behind")), r"anchor\.frames 4: .*3 frames of block 0"),
+    (dict(anchor=AnchorPolicy("stream", 2, "behind"), first_chunk=1), r"anchor\.frames 2: .*1 frames of block 0"),
+    (dict(anchor=AnchorPolicy("stream", 1), commit="none", history=0), r"anchor\.source 'stream': .*'none'"),
+    (dict(anchor=AnchorPolicy(place="drawn", lead=(3, 9))), r"anchor\.lead \(3, 9\): .*4 frames"),
+    (dict(anchor=AnchorPolicy(place="drawn", lead=(9, 9))), r"anchor\.lead \(9, 9\)"),
+    (dict(ROLLING, knot=KnotPolicy(1)), r"knot\.frames 1: needs blocks 1"),
+    (dict(ROLLING, memory=MemoryPolicy(1)), r"memory\.frames 1: needs blocks 1"),
+    (dict(ROLLING, first_timesteps=(1000.0, 500.0)), r"first_timesteps .*needs blocks 1"),
+    (dict(ROLLING, commit="same_step"), r"commit 'same_step': .*2 blocks"),
+    (dict(ROLLING, sampler="euler"), r"sampler 'euler': .*rolling window"),
+    (dict(commit="same_step", first_timesteps=(1000.0, 900.0, 500.0, 200.0)), r"first_timesteps: same-step"),
+    (dict(commit="none"), r"history 3: commit 'none'"),
+    (dict(commit="same_step", commit_history=2), r"commit_history 2: only a clean pass"),
+    (dict(memory=MemoryPolicy(1, "space")), r"memory\.axis 'space'"),
+    (dict(memory=MemoryPolicy(-1)), r"memory\.frames -1"),
+    (dict(memory=MemoryPolicy(2)), r"memory\.frames 2: must divide .*5"),
+    (dict(chunk=2, knot=KnotPolicy(), memory=MemoryPolicy(1), commit="none", history=0), r"memory\.frames 1: takes"),
+    (dict(memory=MemoryPolicy(1), commit_history=2), r"memory\.frames 1: takes at most"),
+    (dict(recache=True, commit="same_step"), r"recache: .*'same_step'"),
     (dict(chunk=0), r"chunk 0: .*at least one"),
     (dict(chunk=-3), r"chunk -3: .*at least one"),
     (dict(history=-1), r"history -1: .*at least 0"),
@@ -35,6 +70,20 @@ def test_invalid_plan(change, message):
     with pytest.raises(ValueError, match=message) as caught:
         StreamPlan(**change)
     assert "\n" not in str(caught.value)
+
+
+def test_every_rule_has_a_plan_that_breaks_it():
+    """Every `raise` of the plan's module is reached by one of the plans above."""
+    tree = ast.parse(Path(plan_module.__file__).read_text())
+    rules = [range(node.lineno, node.end_lineno + 1) for node in ast.walk(tree) if isinstance(node, ast.Raise)]
+    reached = set()
+    for change, _ in INVALID:
+        with pytest.raises(ValueError) as caught:
+            StreamPlan(**change)
+        line = caught.traceback[-1].lineno + 1
+        reached |= {rule for rule in rules if line in rule}
+    missing = sorted(rule.start for rule in set(rules) - reached)
+    assert len(rules) > 20 and not missing, f"no plan breaks the rules on lines {missing}"
 
 
 def test_valid_extremes():

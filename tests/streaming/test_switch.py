@@ -93,7 +93,7 @@ def test_recache_equals_a_plain_forward():
         sink = Context(kept.anchor.k[:, 0], kept.anchor.v[:, 0], at, jnp.ones((1, 2), bool))
         zero = jnp.zeros((1, 6), dtype)
         given = jnp.zeros_like(past[0])
-        _, (k, v) = MODEL.apply(
+        _, (k, v) = jax.jit(MODEL.apply)(
             {"params": stream.params}, past[0], given, zero + 1, zero, position,
             Conditions(stream.words[1], past[1], past[2]), (sink,), valid,
         )  # fmt: skip
