@@ -23,7 +23,7 @@ from knotjax.models.dit import DiT, DiTConfig, undriven
 from knotjax.models.patch_codec import CodecConfig, PatchCodec
 from knotjax.models.text import WordTable
 from knotjax.streaming.methods import METHODS
-from knotjax.training import codec_fit, corpus, loop
+from knotjax.training import codec_fit, corpus, loop, samples
 from knotjax.training.grow import grow
 from knotjax.training.objectives import FlowConfig, stream_flow
 from knotjax.weights import flatten, load_weights, save_weights, unflatten
@@ -162,12 +162,18 @@ def train(config, workdir: Path, fallback: bool = False) -> None:
             shipped = bundle.Bundle(sizes, codec.config, config.method, dict(config.plan.items()), average)
             shipped.save(workdir / "weights")
 
+    shown = next(corpus.batches(clips, windows, batch=1, seed=config.seed + 2))
+
+    def strips(state: loop.TrainState):
+        average = sharding.gather(state.ema)
+        text = WordTable(len(WORDS), sizes.text_dim).apply({"params": average["words"]}, shown["words"])
+        return samples.strips(model, plan, codec, codec_params, average["dit"], text, shown)
+
     optimiser = loop.make_optimiser(**config.optimiser)
     update = loop.make_update(loss, optimiser, config.ema)
     state = loop.init_state(params, optimiser, config.seed + 1)
-    state = loop.run(
-        "dit", workdir, update, state, data, running, steps=config.optimiser.steps, tokens=tokens, export=export
-    )
+    sides = dict(export=export, strips=strips if config.get("strips", True) else None)
+    state = loop.run("dit", workdir, update, state, data, running, steps=config.optimiser.steps, tokens=tokens, **sides)
     export(state)
 
 
