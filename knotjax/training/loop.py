@@ -197,7 +197,7 @@ def _meter(update, state, batch, tokens: int, running: Running) -> metrics.Meter
     peak = (running.peak or metrics.peak_flops()) * (running.mesh.size if running.mesh else 1)
     try:
         cost = flops.count(update, state, batch).total if peak else 0
-    except ValueError as error:
-        log.info("no utilisation: %s", error)
+    except (ValueError, TypeError) as error:  # an update that chooses among programs cannot be traced
+        log.info("no utilisation: %s", str(error).splitlines()[0])
         cost = 0
     return metrics.Meter(tokens, cost, peak)
