@@ -90,7 +90,7 @@ class Writer:
 
 
 class Meter:
-    """Means of the scalars of some steps, with their pace.
+    """Means of the scalars of some steps (each over the steps that gave it), with their pace.
 
     Args:
       tokens: latent tokens of a step, 0 when not known.
@@ -100,13 +100,13 @@ class Meter:
 
     def __init__(self, tokens: int = 0, flops: int = 0, peak: float = 0.0):
         self.tokens, self.flops, self.peak = tokens, flops, peak
-        self._sums, self._count, self._timed, self._mark = {}, 0, 0, None
+        self._sums, self._timed, self._mark = {}, 0, None
 
     def add(self, scalars: Mapping[str, jax.Array]) -> None:
         """Count one step. The first of a run is waited for and left out of the pace: it compiles."""
         for key, value in scalars.items():
-            self._sums[key] = self._sums.get(key, 0.0) + value
-        self._count += 1
+            total, count = self._sums.get(key, (0.0, 0))
+            self._sums[key] = total + value, count + 1
         self._timed += 1
         if self._mark is None:
             jax.block_until_ready(scalars)
@@ -114,7 +114,7 @@ class Meter:
 
     def take(self) -> dict[str, float]:
         """Means of the steps since the last call; `seconds` is that of one step (absent: only the first was made)."""
-        row = {key: float(f"{float(value) / self._count:.9g}") for key, value in self._sums.items()}
+        row = {key: float(f"{float(total) / count:.9g}") for key, (total, count) in self._sums.items()}
         if self._timed:
             pace = (time.monotonic() - self._mark) / self._timed
             row = {"seconds": round(pace, 4)} | row
@@ -122,7 +122,7 @@ class Meter:
                 row["tokens_per_second"] = round(self.tokens / pace, 1)
             if self.flops and self.peak:
                 row["utilisation"] = round(self.flops / pace / self.peak, 4)
-        self._sums, self._count, self._timed, self._mark = {}, 0, 0, time.monotonic()
+        self._sums, self._timed, self._mark = {}, 0, time.monotonic()
         return row
 
     @contextlib.contextmanager

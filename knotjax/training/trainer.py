@@ -23,7 +23,7 @@ from knotjax.models.dit import DiT, DiTConfig, undriven
 from knotjax.models.patch_codec import CodecConfig, PatchCodec
 from knotjax.models.text import WordTable
 from knotjax.streaming.methods import METHODS
-from knotjax.training import codec_fit, corpus, loop
+from knotjax.training import codec_fit, corpus, loop, samples
 from knotjax.training.grow import grow
 from knotjax.training.objectives import FlowConfig, stream_flow
 from knotjax.weights import flatten, load_weights, save_weights, unflatten
@@ -55,7 +55,17 @@ def share(mesh, batch: int) -> dict:
     return dict(batch=batch // count, shard=(index, count))
 
 
-def trained_codec(config, workdir: Path, paths: list[Path], start: bundle.Bundle | None, running: loop.Running):
+def running(config, fallback: bool = False) -> loop.Running:
+    """How all stages of a config are run. Fields that a config may leave out: `mesh` (see `sharding.make_mesh`; all
+    devices share the batch) and `peak_flops`, operations per second of one device (that of the device, if known).
+    """
+    mesh = sharding.make_mesh(**config.get("mesh", {}))
+    text = config.to_json_best_effort(indent=2)
+    peak = config.get("peak_flops", 0.0)
+    return loop.Running(config.log_every, config.save_every, text, fallback, mesh if mesh.size > 1 else None, peak)
+
+
+def trained_codec(config, workdir: Path, paths: list[Path], start: bundle.Bundle | None, kept: loop.Running):
     """The codec of this workdir; when it is not there yet, that of the model to start from, or else a new one."""
     codec = PatchCodec(CodecConfig(**config.codec.model))
     folder = workdir / "codec"
@@ -71,8 +81,8 @@ def trained_codec(config, workdir: Path, paths: list[Path], start: bundle.Bundle
         optimiser = loop.make_optimiser(**c.optimiser)
         update = loop.make_update(codec_fit.synthesis_loss(codec, linear, c.noise, c.mouth), optimiser, c.ema)
         state = loop.init_state(codec.init_synthesis(jax.random.key(config.seed)), optimiser, config.seed)
-        data = corpus.batches(paths, corpus.Pairs(), seed=config.seed, **share(running.mesh, c.batch))
-        state = loop.run("codec", workdir, update, state, data, running, steps=c.optimiser.steps)
+        data = corpus.batches(paths, corpus.Pairs(), seed=config.seed, **share(kept.mesh, c.batch))
+        state = loop.run("codec", workdir, update, state, data, kept, steps=c.optimiser.steps)
         params = {**linear, "synthesis": sharding.gather(state.ema)}
         if jax.process_index() == 0:
             quality = codec_fit.reconstruction_psnr(codec, params, pairs[:200])
@@ -122,17 +132,14 @@ def train(config, workdir: Path, fallback: bool = False) -> None:
       fallback: go on from the checkpoint before the newest one when that is damaged.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    text = config.to_json_best_effort(indent=2)
+    kept = running(config, fallback)
     if jax.process_index() == 0:
-        (workdir / "config.json").write_text(text)
-    mesh = sharding.make_mesh(**config.get("mesh", {}))
-    mesh = mesh if mesh.size > 1 else None
-    running = loop.Running(config.log_every, config.save_every, text, fallback, mesh, config.get("peak_flops", 0.0))
+        (workdir / "config.json").write_text(kept.config)
     start, rendered = starting_point(config), (config.clips, config.seconds)
     if config.get("records") and not start:
         raise InputError("config.records holds latents of a codec: set config.start to the model that has it")
     paths = [] if config.get("records") else alone_first(lambda: corpus.render(workdir / "corpus", *rendered))
-    codec, codec_params = trained_codec(config, workdir, paths, start, running)
+    codec, codec_params = trained_codec(config, workdir, paths, start, kept)
     clips = Records(config.records) if config.get("records") else corpus.encode(paths, codec, codec_params)
 
     sizes = DiTConfig(**config.dit)
@@ -141,7 +148,7 @@ def train(config, workdir: Path, fallback: bool = False) -> None:
     flow = FlowConfig(**config.flow)
     latents = config.chunks * plan.chunk + plan.knot.frames
     windows = corpus.Windows(latents, config.drop)
-    data = corpus.batches(clips, windows, seed=config.seed, **share(mesh, config.batch))
+    data = corpus.batches(clips, windows, seed=config.seed, **share(kept.mesh, config.batch))
     tokens = config.batch * latents * (codec.config.grid // sizes.patch) ** 2
     params = initial_params(model, codec.config.grid, jax.random.key(config.seed))
     if start:
@@ -162,12 +169,18 @@ def train(config, workdir: Path, fallback: bool = False) -> None:
             shipped = bundle.Bundle(sizes, codec.config, config.method, dict(config.plan.items()), average)
             shipped.save(workdir / "weights")
 
+    shown = next(corpus.batches(clips, windows, batch=1, seed=config.seed + 2))
+
+    def strips(state: loop.TrainState):
+        average = sharding.gather(state.ema)
+        text = WordTable(len(WORDS), sizes.text_dim).apply({"params": average["words"]}, shown["words"])
+        return samples.strips(model, plan, codec, codec_params, average["dit"], text, shown)
+
     optimiser = loop.make_optimiser(**config.optimiser)
     update = loop.make_update(loss, optimiser, config.ema)
     state = loop.init_state(params, optimiser, config.seed + 1)
-    state = loop.run(
-        "dit", workdir, update, state, data, running, steps=config.optimiser.steps, tokens=tokens, export=export
-    )
+    sides = dict(export=export, strips=strips if config.get("strips", True) else None)
+    state = loop.run("dit", workdir, update, state, data, kept, steps=config.optimiser.steps, tokens=tokens, **sides)
     export(state)
 
 

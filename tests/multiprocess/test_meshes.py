@@ -1,5 +1,7 @@
 """The same 20 losses on one device, on 8 virtual devices, and in 2 processes with 4 devices each."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -9,8 +11,8 @@ AXES = ("data", "fsdp", "tensor", "sequence")
 MIXED = {"data": 1, "fsdp": 2, "tensor": 2, "sequence": 2}
 
 
-def one_device(folder):
-    finish(start({"folder": folder, "runs": {"one": None}}))
+def one_device(folder, **options):
+    finish(start({"folder": folder, "runs": {"one": None}} | options))
     reference = losses(folder, "one")
     assert len(reference) == 20 and np.ptp(reference) > 0.1 * reference[0], "the losses move"
     return reference
@@ -31,10 +33,16 @@ def test_two_processes_and_three_axes(tmp_path):
 @pytest.mark.slow
 def test_every_axis(tmp_path):
     runs = {axis: {"data": 1} | {axis: 8} for axis in AXES} | {"mixed": MIXED}
-    reference = one_device(tmp_path)
-    finish(start({"folder": tmp_path / "eight", "runs": runs}, devices=8))
-    finish(*pair({"folder": tmp_path / "two", "runs": runs}, devices=4))
+    reference, options = one_device(tmp_path, stream=True), {"runs": runs, "stream": True, "save_every": 10}
+    finish(start(options | {"folder": tmp_path / "eight"}, devices=8))
+    finish(*pair(options | {"folder": tmp_path / "two"}, devices=4))
     for name, sizes in runs.items():
         figures = [difference(losses(tmp_path / kind, name), reference) for kind in ("eight", "two")]
         print(f"{sizes}: 8 devices {figures[0]:.1e}, 2 processes x 4 devices {figures[1]:.1e}")
         assert max(figures) < 1e-4
+
+    # A run may go on over another mesh.
+    shutil.rmtree(tmp_path / "eight" / "fsdp_checkpoints" / "20")
+    finish(start(options | {"folder": tmp_path / "eight", "runs": {"fsdp": MIXED}}, devices=8))
+    resumed = losses(tmp_path / "eight", "fsdp")
+    assert len(resumed) == 30 and difference(resumed[20:], reference[10:]) < 1e-4

@@ -50,13 +50,13 @@ def test_means_and_pace(monkeypatch):
     meter = metrics.Meter(tokens=60, flops=500, peak=1000.0)
     clock[0] += 50.0  # compiling
     meter.add({"loss": jnp.asarray(1.0)})
-    for value in (2.0, 6.0):
+    for scalars in ({"loss": 2.0}, {"loss": 6.0, "generator": 5.0}):
         clock[0] += 2.0
-        meter.add({"loss": jnp.asarray(value)})
+        meter.add({key: jnp.asarray(value) for key, value in scalars.items()})
     with meter.pause():
         clock[0] += 30.0  # a save
     row = meter.take()
-    assert row == {"seconds": 2.0, "loss": 3.0, "tokens_per_second": 30.0, "utilisation": 0.25}
+    assert row == {"seconds": 2.0, "loss": 3.0, "generator": 5.0, "tokens_per_second": 30.0, "utilisation": 0.25}
     clock[0] += 4.0
     meter.add({"loss": jnp.asarray(0.1, jnp.float32)})
     row = meter.take()
