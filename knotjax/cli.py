@@ -37,7 +37,13 @@ def _parser() -> argparse.ArgumentParser:
     animate = commands.add_parser("animate", help="make a video", description="Make a talking video.")
     animate.add_argument("--image", metavar="FILE", help="portrait, PNG, JPEG or WebP (default: one that comes along)")
     animate.add_argument(
-        "--audio", metavar="FILE", help="speech, WAV, FLAC, OGG or MP3 (default: one that comes along)"
+        "--audio",
+        metavar="FILE",
+        help="speech: WAV, FLAC, OGG, MP3, M4A or a video's sound; - reads standard input: WAV, FLAC or mono "
+        "16-bit little-endian PCM (default: one that comes along)",
+    )
+    animate.add_argument(
+        "--rate", type=int, default=drive.SAMPLE_RATE, metavar="HZ", help="of PCM on standard input (default: 16000)"
     )
     animate.add_argument("-o", "--output", metavar="FILE.mp4", default="out.mp4", help="default: %(default)s")
     animate.add_argument("--method", default="knot_forcing", help="streaming method (default: %(default)s)")
@@ -66,12 +72,17 @@ def _animate(options: argparse.Namespace) -> None:
     edits = [Edit.parse(text) for text in options.edit]
     image, audio = options.image or ASSETS / "portrait.png", options.audio or ASSETS / "hello.wav"
 
-    from knotjax.media import check_output, check_picture, check_sound
+    from knotjax.media import check_output, check_picture, check_sound, pipe_pieces
+    from knotjax.media.samples import check_rate
 
     # Before the model loads, so that a wrong path is told at once.
     check_output(options.output, options.overwrite)
     check_picture(image)
-    check_sound(audio)
+    if audio == "-":
+        check_rate(options.rate, "--rate")
+        audio = pipe_pieces(sys.stdin.buffer.raw, options.rate)
+    else:
+        check_sound(audio)
 
     from knotjax.pipeline import Animator
 
