@@ -31,6 +31,7 @@ setup(
         "tqdm",
     ],
     extras_require={
+        "faces": ["scikit-image"],
         "train": ["matplotlib", "scikit-image"],
         "evaluate": ["matplotlib"],
         "parity": ["diffusers", "torch", "transformers"],

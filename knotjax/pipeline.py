@@ -1,11 +1,6 @@
 """From a picture and a sound to a video: the room that knows all others."""
 
-import dataclasses
 import inspect
-import itertools
-import math
-import os
-import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,45 +11,13 @@ import numpy as np
 from knotjax import bundle, drive
 from knotjax.edits import Edit
 from knotjax.errors import InputError
-from knotjax.media import SoundFile, VideoWriter, heard, read_picture
+from knotjax.media import heard, read_picture
 from knotjax.models.patch_codec import PatchCodec
 from knotjax.models.pixels import to_float
 from knotjax.portrait_stream import Piece, PortraitStream, decode, open_decoder
-from knotjax.progress import Progress, peak_memory_mib
+from knotjax.recording import Report, record
 from knotjax.streaming.methods import METHODS
 from knotjax.streaming.plan import StreamPlan
-
-HARD_PORTRAIT_DB = 24.0  # below this the codec's own reconstruction of the portrait is visibly poor
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What a run measured."""
-
-    output: Path | None
-    frames: int
-    compile_seconds: float  # before the stream starts
-    first_frame_seconds: float  # from the start of the stream, warm
-    block_seconds: tuple[
-        float, ...
-    ]  # one per block: features, denoising, commit, decoding, transfer; no video encoding
-    memory_mib: float  # peak resident memory of the process
-    notes: tuple[str, ...] = ()
-
-    @property
-    def real_time_factor(self) -> float:
-        """Computing time over playing time, after warm-up; below 1 keeps up."""
-        return sum(self.block_seconds) / (self.frames / drive.FPS)
-
-    def line(self) -> str:
-        """The figures in one line."""
-        p50, p95 = np.percentile(self.block_seconds, (50, 95)) * 1000.0
-        return (
-            f"{self.output}: {self.frames} frames ({self.frames / drive.FPS:.2f} s), "
-            f"compiled in {self.compile_seconds:.1f} s, "
-            f"first frame {self.first_frame_seconds * 1000:.0f} ms, block p50 {p50:.0f} ms p95 {p95:.0f} ms, "
-            f"real-time factor {self.real_time_factor:.3f}, peak memory {self.memory_mib:.0f} MiB"
-        )
 
 
 @partial(jax.jit, static_argnums=0)
@@ -186,90 +149,9 @@ class Animator:
         error = np.asarray(self.reconstruct(video)[-1], np.float64) - moved
         return float(10.0 * np.log10(255.0**2 / max(np.mean(np.square(error)), 1e-9)))
 
-    def animate(
-        self,
-        image,
-        audio,
-        output,
-        *,
-        rate: int = drive.SAMPLE_RATE,
-        method: str | None = None,
-        seconds: float | None = None,
-        seed: int = 0,
-        emotion: str | None = None,
-        action: str | None = None,
-        edits: Sequence[Edit] = (),
-        overwrite: bool = False,
-        progress: bool = False,
-    ) -> Report:
+    def animate(self, image, audio, output, **options) -> Report:
         """Make a video file of a portrait speaking a recording; frames are written as they come.
 
-        Args:
-          image: path of a PNG, JPEG or WebP picture, or uint8 [size, size, 3].
-          audio: path of a sound file, samples, or an iterable of samples as for `stream`.
-          rate: samples per second of samples without a rate of their own.
-          output: path of the mp4 file to make.
-          method: name in `streaming.methods.METHODS`.
-          seconds: length of the video; by default that of the sound.
-          seed: of the stream's noise.
-          emotion, action: words of `drive.EMOTIONS` and `drive.ACTIONS`.
-          edits: changes in mid-stream.
-          overwrite: replace an existing output.
-          progress: show frames, fps and time left on standard error.
-
-        Raises:
-          InputError: something given cannot be used. Nothing is left behind.
+        See `recording.record` for the arguments.
         """
-        plan = self.plan(method)
-        if seconds is not None and not 0.0 < seconds <= 86_400.0:
-            raise InputError(f"seconds {seconds}: must be above 0 and at most 86400")
-        frames = None if seconds is None else max(1, math.ceil(round(seconds * drive.FPS, 6)))
-        try:
-            drive.word_ids(emotion, action)
-        except ValueError as error:
-            raise InputError(str(error)) from error
-        picture = image if isinstance(image, np.ndarray) else read_picture(image, self.size)
-        if isinstance(audio, str | os.PathLike):
-            audio = SoundFile(audio)
-        expected = frames
-        if frames is None and getattr(audio, "seconds", None):
-            expected = math.ceil(round(audio.seconds * drive.FPS, 6))
-
-        notes = []
-        if method not in (None, self.model.method):
-            notes.append(f"these weights were trained for {self.model.method}, not for {method}: expect less of them")
-        quality = self.reconstruction_db(picture)
-        if quality < HARD_PORTRAIT_DB:
-            notes.append(f"this portrait is hard for the model: its codec moves it at only {quality:.1f} dB")
-        with VideoWriter(output, size=self.size, overwrite=overwrite) as writer:
-            began = time.perf_counter()
-            compiled_by = drive.pixel_count(2 * plan.chunk)  # a first block and one like all others
-            for _ in self.stream(picture, (), frames=compiled_by, plan=plan):
-                pass
-            compiled = time.perf_counter() - began
-            stream = self.open(
-                picture, plan=plan, frames=frames, emotion=emotion, action=action, edits=edits, seed=seed
-            )
-            times, first_frame, began = [], None, time.perf_counter()
-            with Progress(expected, enabled=progress) as bar:
-                for samples, its_rate in itertools.chain(heard(audio, rate), [(None, 0)]):
-                    before = time.perf_counter()  # waiting for sound is no work
-                    if samples is None:
-                        stream.end()
-                    else:
-                        stream.push(samples, its_rate)
-                    for piece in stream.pieces():
-                        now = time.perf_counter()
-                        times.append(now - before)
-                        first_frame = now - began if first_frame is None else first_frame
-                        writer.write_sound(piece.sound)
-                        writer.write(piece.frames)
-                        bar.update(len(piece.frames))
-                        before = time.perf_counter()
-                    if stream.done:
-                        break
-            if not stream.made:
-                raise InputError("sound holds no samples (0 s): give another")
-        if stream.broken:
-            notes.append(f"{stream.broken} samples of the sound are not numbers; silence took their place")
-        return Report(Path(output), stream.made, compiled, first_frame, tuple(times), peak_memory_mib(), tuple(notes))
+        return record(self, image, audio, output, **options)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from knotjax import bundle, drive
-from knotjax.edits import Edit, Script
+from knotjax.edits import Edit, Moment, Script
 from knotjax.media.samples import Samples
 from knotjax.models import motion, speech
 from knotjax.models.dit import Conditions
@@ -92,6 +92,7 @@ class PortraitStream:
         self._samples, self._speech = Samples(), speech.LiveSpeech()
         self._sound = [np.zeros(0, np.float32)]  # not given out yet
         self.frames = None  # length in pixel frames, once it is known
+        self._repeated = 0  # samples of frames made before `restore` that are still to come
         self.made = 0  # pixel frames given out
         self.step = 0  # steps made
         if frames is not None:
@@ -129,6 +130,30 @@ class PortraitStream:
             if piece is not None:
                 yield piece
 
+    @property
+    def state(self) -> dict:
+        """All that the frames to come depend on, besides the arguments and the sound; for `save_snapshot`."""
+        return {"stream": self._state, "pixels": self._pixels}
+
+    def restore(self, state: dict, step: int) -> None:
+        """Go on where another stream with the same arguments was after `step` steps, bit for bit.
+
+        The sound must be pushed from its beginning; `repeated` gives back the part whose frames are made already.
+        """
+        for number in range(step):
+            self._moment(number)
+        self._state, self._pixels, self.step = state["stream"], state["pixels"], step
+        self.made = drive.pixel_count(self.plan.emitted(step - 1).stop) if step else 0
+        self._repeated = self.made * FRAME
+
+    def repeated(self) -> np.ndarray:
+        """Of the sound pushed since the last call, what belongs to frames made before `restore`: float32 [n]."""
+        held = np.concatenate(self._sound)
+        sound, self._sound = held[: self._repeated], [held[self._repeated :]]
+        self._repeated -= len(sound)
+        self._speech.forget(self.plan.first_frame(self.step))
+        return sound
+
     def _close(self, frames: int) -> None:
         self.frames = frames
         self._state = dataclasses.replace(self._state, end=jnp.full(1, drive.latent_count(frames), jnp.int32))
@@ -141,7 +166,7 @@ class PortraitStream:
         """One step of the stream; None while a window of several blocks fills."""
         plan, model = self.plan, self.model
         first = plan.first_frame(self.step)
-        text, strength = self._direct(first)
+        text, strength = self._direct()
         audio = self._speech.windows(first, plan.span)[None]
         moves = motion.motion_windows(self._channels * strength, self._present, first, plan.span)[None]
         conditions = Conditions(text, audio, moves)
@@ -158,11 +183,16 @@ class PortraitStream:
         self.made += len(block)
         return Piece(block, self._take(len(block) * FRAME))
 
-    def _direct(self, first: int):
+    def _moment(self, step: int) -> Moment:
+        """What the edits say about a step; every step is asked for once, in order."""
+        plan = self.plan
+        newest = plan.first_frame(step) + plan.span - plan.knot.frames - plan.chunk
+        return self._script.at(drive.pixel_count(max(0, newest)) / drive.FPS)
+
+    def _direct(self):
         """Carry out the edits that are due at a step; returns its text rows and the strength of its motion."""
         plan, model = self.plan, self.model
-        newest = drive.pixel_count(max(0, first + plan.span - plan.knot.frames - plan.chunk))
-        moment = self._script.at(newest / drive.FPS)
+        moment = self._moment(self.step)
         text = jnp.asarray(moment.text)[None]
         if moment.picture is not None:
             fresh = open_decoder(model.pixels, model.params["codec"], moment.picture)

@@ -73,7 +73,9 @@ class Fragments:
         options = {"movflags": flags, "fragment_index": str(1 + self.shown), "flush_packets": "1"}
         self._container = av.open(_Appended(self._file), "w", format="mp4", options=options)
         self._container.metadata["comment"] = COMMENT
-        encoding = {"crf": "18", "g": str(round(GROUP_SECONDS * self._fps))}
+        # The bytes must depend on the frames alone: not on threads, nor on what the memory held
+        # before, as macroblock trees of small frames do.
+        encoding = {"crf": "18", "g": str(round(GROUP_SECONDS * self._fps)), "threads": "1", "mbtree": "0"}
         self._video = self._container.add_stream("libx264", rate=self._fps, options=encoding)
         self._video.height, self._video.width = self._size
         self._video.pix_fmt = "yuv420p"

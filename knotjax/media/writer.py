@@ -91,7 +91,7 @@ class VideoWriter:
         self._fps, self._file_fps, self._rate = Fraction(fps), Fraction(file_fps or fps), sample_rate
         self._bytes, self._frames = resume or (0, 0)
         self._pending: collections.deque[np.ndarray] = collections.deque()  # sound that runs ahead of the picture
-        self._file = None
+        self._file, self._kept = None, False
         if sound is not None:
             self.write_sound(sound)
 
@@ -160,6 +160,10 @@ class VideoWriter:
         except OSError as error:
             raise self._failed(error) from None
 
+    def leave(self) -> None:
+        """Should the block end with an exception, leave the unfinished file for a later `resume`."""
+        self._kept = True
+
     def _due(self) -> int:
         """Samples still missing up to the end of the picture."""
         return round(self._frames * self._rate / self._fps) - self._file.samples
@@ -190,11 +194,12 @@ class VideoWriter:
         self._part.unlink(missing_ok=True)
 
     def _abort(self) -> None:
-        """Leave nothing behind; the exception under way is the one to report."""
+        """Leave nothing behind that was not asked for; the exception under way is the one to report."""
         with contextlib.suppress(Exception):
             self._file.close()
-        with contextlib.suppress(OSError):
-            self._part.unlink(missing_ok=True)
+        if not self._kept:
+            with contextlib.suppress(OSError):
+                self._part.unlink(missing_ok=True)
 
     def _failed(self, error: OSError) -> InputError:
         reason = error.strerror or str(error)

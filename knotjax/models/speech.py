@@ -117,13 +117,18 @@ class LiveSpeech:
         rows = latent_rows(start, count, after=CONTEXT)[-1, -1] + 1
         return self._ended or self.samples >= rows * FRAME + MARGIN
 
+    def forget(self, start: int) -> np.ndarray:
+        """Drop what only latent frames before `start` hear; returns what is still held."""
+        held = np.concatenate(self._held)
+        first = max(0, int(latent_rows(start, 1, before=CONTEXT)[0, 0])) // PIECE
+        drop = max(0, min(first - self._piece, (len(held) - MARGIN) // (PIECE * FRAME)))
+        self._piece, self._held = self._piece + drop, [held[drop * PIECE * FRAME :]]
+        return self._held[0]
+
     def windows(self, start: int, count: int) -> np.ndarray:
         """`speech_windows` of covered latent frames; earlier ones than these cannot be asked for again."""
         at = latent_rows(start, count, before=CONTEXT, after=CONTEXT)
-        size, held = PIECE * FRAME, np.concatenate(self._held)
-        drop = max(0, int(at[0, 0])) // PIECE - self._piece
-        self._piece, held = self._piece + drop, held[drop * size :]
-        self._held = [held]
+        size, held = PIECE * FRAME, self.forget(start)
         known = self.samples // FRAME + (2 if self._ended else 0)
         last = min(int(at[-1, -1]) + 1, known)
         pieces = max(0, -(-last // PIECE) - self._piece)
