@@ -112,6 +112,8 @@ def _animate(options: argparse.Namespace) -> int:
     check_output(options.output, options.overwrite)
     check_picture(image)
     if audio == "-":
+        if options.resume:
+            raise InputError("--resume: needs a sound file, standard input is gone: run without --resume")
         check_rate(options.rate, "--rate")
         audio = pipe_pieces(sys.stdin.buffer.raw, options.rate)
     else:

@@ -72,14 +72,21 @@ class _Saves:
         numbers = (*divmod(mark[0], 2**30), mark[1], stream.step)  # a file may outgrow 32 bits
         save_snapshot(self._path, stream.state | {"mark": jnp.asarray(numbers, jnp.int32)}, self._about)
 
+    def check(self) -> None:
+        """Refuse if nothing was saved.
+
+        Raises:
+          InputError: nothing was.
+        """
+        if not self._path.is_file() or not part_of(self._output).is_file():
+            raise InputError(f"output {str(self._output)!r} has no saved state beside it: run without --resume")
+
     def read(self, like: PortraitStream) -> tuple[dict, int, tuple[int, int]]:
         """State, steps made, and the file's mark.
 
         Raises:
-          InputError: nothing was saved, or by another stream.
+          InputError: saved by another stream.
         """
-        if not self._path.exists() or not part_of(self._output).is_file():
-            raise InputError(f"output {str(self._output)!r} has no saved state beside it: run without --resume")
         state = load_snapshot(self._path, like.state | {"mark": jnp.zeros(4, jnp.int32)}, self._about)
         high, low, frames, step = (int(number) for number in state.pop("mark"))
         if part_of(self._output).stat().st_size < (size := high * 2**30 + low):
@@ -138,8 +145,8 @@ def record(
       emotion, action: words of `drive.EMOTIONS` and `drive.ACTIONS`.
       edits: changes in mid-stream.
       face_box, crop: see `media.read_picture`.
-      fps: frames per second of the file, in `drive.FILE_RATES`; the model makes 25, and each frame of the file shows the
-        one of them that is due.
+      fps: frames per second of the file, in `drive.FILE_RATES`; the model makes 25, and each frame of the file shows
+        the one of them that is due.
       save_every: blocks from one saved state to the next, 0 for none; only where `audio` is a path.
       resume: go on with a killed run of the same arguments; the file becomes what it would have been without the kill.
       overwrite: replace an existing output.
@@ -171,6 +178,8 @@ def record(
             saves = _Saves(output, _identity(animator, picture, path, **settings))
     if resume and saves is None:
         raise InputError("resume: needs a sound file and a number of blocks between saves: run without --resume")
+    if resume:
+        saves.check()
 
     notes = []
     if method not in (None, animator.model.method):
@@ -179,9 +188,7 @@ def record(
     if quality < HARD_PORTRAIT_DB:
         notes.append(f"this portrait is hard for the model: its codec moves it at only {quality:.1f} dB")
     began = time.perf_counter()
-    _compile(animator, picture, plan)
     stream, mark = animator.open(picture, plan=plan, frames=frames, **words), None
-    compiled = time.perf_counter() - began
     if resume:
         state, step, mark = saves.read(stream)
         stream.restore(state, step)
@@ -192,7 +199,9 @@ def record(
         VideoWriter(output, size=size, overwrite=overwrite, file_fps=file_fps, resume=mark) as writer,
     ):
         try:
-            times, first_frame, stopped, began = [], None, False, time.perf_counter()
+            times, first_frame, stopped = [], None, False
+            _compile(animator, picture, plan)
+            compiled, began = time.perf_counter() - began, time.perf_counter()
             with Progress(_expected(audio, frames), enabled=progress) as bar:
                 bar.update(resumed)
                 for samples, its_rate in itertools.chain(heard(audio, rate), [(None, 0)]):
