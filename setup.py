@@ -33,6 +33,7 @@ setup(
         "tqdm",
     ],
     extras_require={
+        "faces": ["scikit-image"],
         "train": ["matplotlib", "scikit-image"],
         "evaluate": ["matplotlib"],
         "metrics": ["tensorboardX"],

@@ -11,6 +11,7 @@ from knotjax.edits import Edit
 from knotjax.errors import InputError
 
 ASSETS = Path(__file__).parent / "assets"
+STOPPED = 130  # exit status after Ctrl-C or SIGTERM
 PASSED_ON = {
     "convert": "convert public weights, e.g. knotjax convert SRC DST; --models lists them",
     "evaluate": "measure quality and stability; its own --help lists the options",
@@ -32,13 +33,37 @@ def _seed(text: str) -> int:
     return value
 
 
+def _blocks(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of blocks in 0 .. 1000000")
+    return value
+
+
+def _box(text: str) -> tuple[float, ...]:
+    values = tuple(float(part) for part in text.split(","))
+    if len(values) != 4 or not all(map(math.isfinite, values)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not X,Y,WIDTH,HEIGHT in pixels")
+    return values
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="knotjax", description="Talking portrait videos from one picture and one sound file.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     animate = commands.add_parser("animate", help="make a video", description="Make a talking video.")
     animate.add_argument("--image", metavar="FILE", help="portrait, PNG, JPEG or WebP (default: one that comes along)")
     animate.add_argument(
-        "--audio", metavar="FILE", help="speech, WAV, FLAC, OGG or MP3 (default: one that comes along)"
+        "--face-box", type=_box, metavar="X,Y,W,H", help="where the face is in the picture (default: searched for)"
+    )
+    animate.add_argument("--no-crop", action="store_true", help="show the whole picture, with bands beside it")
+    animate.add_argument(
+        "--audio",
+        metavar="FILE",
+        help="speech: WAV, FLAC, OGG, MP3, M4A or a video's sound; - reads standard input: WAV, FLAC or mono "
+        "16-bit little-endian PCM (default: one that comes along)",
+    )
+    animate.add_argument(
+        "--rate", type=int, default=drive.SAMPLE_RATE, metavar="HZ", help="of PCM on standard input (default: 16000)"
     )
     animate.add_argument("-o", "--output", metavar="FILE.mp4", default="out.mp4", help="default: %(default)s")
     animate.add_argument("--method", default="knot_forcing", help="streaming method (default: %(default)s)")
@@ -53,13 +78,27 @@ def _parser() -> argparse.ArgumentParser:
         metavar='"S WORD [RAMP]"',
         help="another emotion or action from S seconds on, fading in over RAMP seconds; may be given again",
     )
+    animate.add_argument(
+        "--fps",
+        default="25",
+        choices=drive.FILE_RATES,
+        help="frames per second of the file (default: 25)",
+    )
+    animate.add_argument(
+        "--save-every",
+        type=_blocks,
+        default=250,
+        metavar="N",
+        help="save the state every N blocks, so that a killed run can go on; 0 for never (default: %(default)s)",
+    )
+    animate.add_argument("--resume", action="store_true", help="go on with a killed run, given the same arguments")
     animate.add_argument("--overwrite", action="store_true", help="replace an existing output file")
     for name, text in PASSED_ON.items():
         commands.add_parser(name, help=text, add_help=False)
     return parser
 
 
-def _animate(options: argparse.Namespace) -> None:
+def _animate(options: argparse.Namespace) -> int:
     try:
         drive.word_ids(options.emotion, options.action)
     except ValueError as error:
@@ -67,12 +106,19 @@ def _animate(options: argparse.Namespace) -> None:
     edits = [Edit.parse(text) for text in options.edit]
     image, audio = options.image or ASSETS / "portrait.png", options.audio or ASSETS / "hello.wav"
 
-    from knotjax.media import check_output, check_picture, check_sound
+    from knotjax.media import check_output, check_picture, check_sound, pipe_pieces
+    from knotjax.media.samples import check_rate
 
     # Before the model loads, so that a wrong path is told at once.
     check_output(options.output, options.overwrite)
     check_picture(image)
-    check_sound(audio)
+    if audio == "-":
+        if options.resume:
+            raise InputError("--resume: needs a sound file, standard input is gone: run without --resume")
+        check_rate(options.rate, "--rate")
+        audio = pipe_pieces(sys.stdin.buffer.raw, options.rate)
+    else:
+        check_sound(audio)
 
     from knotjax.pipeline import Animator
 
@@ -86,12 +132,21 @@ def _animate(options: argparse.Namespace) -> None:
         emotion=options.emotion,
         action=options.action,
         edits=edits,
+        face_box=options.face_box,
+        crop=not options.no_crop,
+        rate=options.rate,
+        fps=options.fps,
+        save_every=options.save_every,
+        resume=options.resume,
         overwrite=options.overwrite,
         progress=True,
     )
     for note in report.notes:
         print(f"knotjax: note: {note}", file=sys.stderr)
     print(report.line())
+    if report.stopped:
+        print("knotjax: stopped; the video ends there", file=sys.stderr)
+    return STOPPED if report.stopped else 0
 
 
 def _evaluate(arguments: list[str]) -> None:
@@ -124,11 +179,11 @@ def main(argv: list[str] | None = None) -> int:
         elif arguments[:1] == ["train"]:
             _train(arguments[1:])
         else:
-            _animate(_parser().parse_args(arguments))
+            return _animate(_parser().parse_args(arguments))
     except InputError as error:
         print(f"knotjax: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("knotjax: stopped", file=sys.stderr)
-        return 130
+        return STOPPED
     return 0

@@ -6,9 +6,13 @@ Timing: a latent frame covers `STRIDE` pixel frames, except latent 0, which is o
 Latent frame f therefore shows pixel frames 4f-3 .. 4f, and M latents decode to 4M-3 pixel frames.
 """
 
+from fractions import Fraction
+
 import numpy as np
 
 FPS = 25  # pixel frames per second that the models run at
+FILE_RATES = {"24": Fraction(24), "25": Fraction(25), "29.97": Fraction(30_000, 1001), "30": Fraction(30)}
+FILE_RATES |= {"60": Fraction(60)}  # frames per second that a video file may have
 STRIDE = 4  # pixel frames per latent frame
 SAMPLE_RATE = 16_000  # samples per second of all sound inside the package
 

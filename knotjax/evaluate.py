@@ -45,8 +45,8 @@ def generate(animator: Animator, clip: Clip, protocol: str, seed: int) -> tuple[
     words = [drive.WORDS[row] if row else None for row in clip.words]
     given = {"channels": clip.channels, "emotion": words[0], "action": words[1]} if protocol == "driven" else {}
     began = time.perf_counter()
-    blocks = list(animator.stream(clip.frames[0], clip.wave, len(clip.frames), seed=seed, **given))
-    return np.concatenate(blocks), time.perf_counter() - began
+    pieces = list(animator.stream(clip.frames[0], clip.wave, frames=len(clip.frames), seed=seed, **given))
+    return np.concatenate([piece.frames for piece in pieces]), time.perf_counter() - began
 
 
 def uint8(pictures) -> np.ndarray:

@@ -50,17 +50,25 @@ def animator(monkeypatch):
 
         def animate(self, image, audio, output, **options):
             calls.append((image, audio, output, options))
-            return types.SimpleNamespace(line=lambda: "7 frames", notes=("a hard portrait",))
+            return types.SimpleNamespace(line=lambda: "7 frames", notes=("a hard portrait",), stopped=False)
 
     stand_in(monkeypatch, "knotjax.pipeline", Animator=Animator)
     return calls
 
 
+MORE = ["--face-box", "1,2,30.5,40", "--no-crop", "--rate", "8000", "--fps", "29.97", "--save-every", "7", "--resume"]
+
+
 def test_animate_passes_everything_on(files, animator, capsys):
     words = "animate --image face.png --audio hello.wav -o new.mp4 --method plain --seconds 2.5 --seed 7"
-    assert cli.main([*words.split(), "--emotion", "happy", "--action", "nod", "--edit", "1 sad", "--overwrite"]) == 0
+    assert (
+        cli.main([*words.split(), "--emotion", "happy", "--action", "nod", "--edit", "1 sad", "--overwrite", *MORE])
+        == 0
+    )
     options = {"method": "plain", "seconds": 2.5, "seed": 7, "emotion": "happy", "action": "nod"}
     options["edits"] = [Edit(1.0, emotion="sad")]
+    options |= {"face_box": (1, 2, 30.5, 40), "crop": False, "rate": 8000, "fps": "29.97"}
+    options |= {"save_every": 7, "resume": True}
     call = ("face.png", "hello.wav", "new.mp4", options | {"overwrite": True, "progress": True})
     assert animator == [("load", None), call]
     out, err = capsys.readouterr()
@@ -76,6 +84,7 @@ def test_animate_defaults(files, animator, monkeypatch):
     assert cli.main(["animate"]) == 0
     options = {"method": "knot_forcing", "seconds": None, "seed": 0, "emotion": None, "action": None}
     options["edits"] = []
+    options |= {"face_box": None, "crop": True, "rate": 16_000, "fps": "25", "save_every": 250, "resume": False}
     call = (assets / "portrait.png", assets / "hello.wav", "out.mp4", options | {"overwrite": False, "progress": True})
     assert animator[1] == call
 

@@ -18,7 +18,6 @@ import soundfile
 from PIL import Image
 
 import knotjax
-from knotjax import media
 from knotjax.errors import InputError
 from knotjax.media import VideoWriter, read_picture, read_sound, read_video
 
@@ -226,7 +225,7 @@ def test_sound_read_in_parts_equals_sound_read_whole(tmp_path, kind):
     whole, _ = soundfile.read(path, dtype="float32")
     worst = np.abs(read_sound(path) - whole).max()
     print(f"{kind}: worst difference {worst:.2g}")
-    assert worst < 1e-6
+    assert worst < 1e-5  # MP3 by FFmpeg on one side and libsndfile on the other
 
 
 def test_sound_channels_are_averaged(tmp_path):
@@ -261,12 +260,23 @@ def _sound(samples, rate, **options) -> bytes:
     return data.getvalue()
 
 
+def _silent_video() -> bytes:
+    data = io.BytesIO()
+    with av.open(data, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width = stream.height = 32
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(moving(1)[0], format="rgb24")))
+        container.mux(stream.encode(None))
+    return data.getvalue()
+
+
 BAD_SOUNDS = {
     "empty": (lambda: b"", "empty"),
     "text": (lambda: b"hello, world\n" * 50, "not usable"),
     "header only": (lambda: b"RIFF\x24\0\0\0WAVE", "not usable"),
     "no samples": (lambda: _sound(np.zeros(0), 16_000), "no samples"),
-    "aiff": (lambda: _sound(np.zeros(100), 16_000, format="AIFF"), "AIFF"),
+    "picture": (lambda: _encoded("PNG"), "not usable"),
+    "silent video": (lambda: _silent_video(), "holds no sound"),
     "short flac": (
         lambda: _sound(np.random.default_rng(0).normal(0, 0.1, 40_000), 16_000, format="FLAC")[:-9000],
         "cut",
@@ -478,7 +488,7 @@ def test_unwritable_folder(tmp_path):
     folder = tmp_path / "locked"
     folder.mkdir(mode=0o555)
     # The superuser passes permission bits, so a folder of the kernel's stands in for one nobody can write to.
-    target = folder if not media.video.os.access(folder, media.video.os.W_OK) else "/proc"
+    target = folder if not os.access(folder, os.W_OK) else "/proc"
     with pytest.raises(InputError, match="cannot be written") as caught, VideoWriter(f"{target}/out.mp4", size=32):
         pass
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Reading the portrait: any common picture file to one square RGB array."""
+"""Reading the portrait: any common picture file to one square RGB array, with the face where the model expects it."""
 
 import os
 import stat
@@ -9,12 +9,17 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from knotjax.errors import InputError
+from knotjax.media.faces import find_face
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_BYTES = 20 * 1024 * 1024
 MAX_PIXELS = 40_000_000
 MIN_SIDE = 16
-BACKGROUND = (128, 128, 128)  # what shows through transparent pixels
+BACKGROUND = (128, 128, 128)  # what shows through transparent pixels and beside a picture that is not cropped
+FACE_SHARE = 0.45  # of the crop's side, that a face box takes
+FACE_HEIGHT = 0.48  # where its centre stands, from the top
+
+Box = tuple[float, float, float, float]  # left, top, width, height in pixels
 
 
 def regular_size(path: Path, kind: str) -> int:
@@ -77,15 +82,56 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def read_picture(path: str | os.PathLike, size: int = 128) -> np.ndarray:
+def face_crop(box: Box, width: int, height: int) -> tuple[float, float, float]:
+    """The square around a face box, as left, top and side: as large as wished, as far as the picture goes."""
+    left, top, wide, high = box
+    side = min(max(wide, high) / FACE_SHARE, width, height)
+    x = min(max(left + wide / 2 - side / 2, 0.0), width - side)
+    y = min(max(top + high / 2 - FACE_HEIGHT * side, 0.0), height - side)
+    return x, y, side
+
+
+def _check_box(box: Box, width: int, height: int, name: str) -> None:
+    left, top, wide, high = box
+    if min(left, top) < 0 or min(wide, high) < MIN_SIDE or left + wide > width or top + high > height:
+        raise InputError(
+            f"face box {left:g},{top:g},{wide:g},{high:g}: give x,y,width,height in pixels, at least {MIN_SIDE} large, "
+            f"inside {name} of {width}x{height}"
+        )
+
+
+def _crop(square: Image.Image, size: int, face_box: Box | None, crop: bool, name: str) -> tuple[float, float, float]:
+    """Left, top and side of the square to take; it may reach beyond the picture."""
+    width, height = square.size
+    if face_box is not None:
+        _check_box(face_box, width, height, name)
+    elif not crop:
+        side = max(width, height)
+        return (width - side) / 2, (height - side) / 2, side
+    elif (width, height) != (size, size):  # a picture of the model's own size needs no search
+        face_box = find_face(np.asarray(square.convert("RGB")))
+    if face_box is not None:
+        return face_crop(face_box, width, height)
+    side = min(width, height)
+    return (width - side) / 2, (height - side) / 2, side
+
+
+def read_picture(
+    path: str | os.PathLike, size: int = 128, face_box: Box | None = None, crop: bool = True
+) -> np.ndarray:
     """Read a PNG, JPEG or WebP file as one square picture, uint8 [size, size, 3].
 
-    EXIF rotation is applied, transparent pixels are laid over mid grey, every colour mode becomes RGB, and the centre
-    square is resized with a Lanczos filter. Animated files give their first frame.
+    EXIF rotation is applied, transparent pixels are laid over mid grey, every colour mode becomes RGB, and a square is
+    resized with a Lanczos filter: the one around the largest face, where scikit-image is installed and finds one; else
+    the centre. Animated files give their first frame.
+
+    Args:
+      face_box: left, top, width and height in pixels of the upright picture, instead of the search.
+      crop: without it the whole picture is shown, with grey bands to make it square.
 
     Raises:
-      InputError: missing, empty, damaged, cut short, another format, above 20 MiB or 40 million pixels, or a side
-        under 16 pixels.
+      InputError: missing, empty, damaged, cut short, another format, above 20 MiB or 40 million pixels, a side
+        under 16 pixels, or a face box outside the picture.
     """
     path = Path(path)
     with _open(path) as image:
@@ -96,11 +142,13 @@ def read_picture(path: str | os.PathLike, size: int = 128) -> np.ndarray:
             raise
         except Exception:  # each decoder has its own way of giving up
             raise InputError(f"picture {str(path)!r} is damaged or cut short: save or download it again") from None
-        square = _eight_bit(image)
-    width, height = square.size
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    square = square.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
+        picture = _eight_bit(image)
+    left, top, side = _crop(picture, size, face_box, crop, f"picture {str(path)!r}")
+    if side > min(picture.size):
+        banded = Image.new(picture.mode, (round(side), round(side)), BACKGROUND + (255,) * (picture.mode == "RGBa"))
+        banded.paste(picture, (round(-left), round(-top)))
+        picture, left, top = banded, 0, 0
+    square = picture.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
     pixels = np.asarray(square)  # [size, size, 3 or 4]
     if pixels.shape[-1] == 4:
         colour, alpha = pixels[..., :3].astype(np.float32), pixels[..., 3:].astype(np.float32) / 255.0

@@ -73,16 +73,17 @@ def speech_rows(wave, frames: int) -> np.ndarray:
 SILENCE = (np.log(FLOOR) + 7.0) / 4.0  # every feature of digital silence
 
 
-def speech_windows(rows, start: int, count: int) -> np.ndarray:
+def speech_windows(rows, start: int, count: int, first: int = 0) -> np.ndarray:
     """Windows of latent frames start .. start+count-1, with silence outside the recording.
 
     Args:
       rows: float32 [T, WIDTH] from `speech_rows`.
+      first: pixel frame of rows[0].
 
     Returns:
       float32 [count, CONTEXT + STRIDE + CONTEXT, WIDTH].
     """
-    at = latent_rows(start, count, before=CONTEXT, after=CONTEXT)
+    at = latent_rows(start, count, before=CONTEXT, after=CONTEXT) - first
     inside = (at >= 0) & (at < len(rows))
     if not len(rows):
         return np.full((*at.shape, WIDTH), SILENCE, np.float32)
@@ -91,3 +92,49 @@ def speech_windows(rows, start: int, count: int) -> np.ndarray:
 
 
 WINDOW_FRAMES = CONTEXT + STRIDE + CONTEXT
+
+
+class LiveSpeech:
+    """Windows of a sound that comes in pieces: bit for bit those of the whole, from a bounded part of it."""
+
+    def __init__(self):
+        self._held = [np.zeros(MARGIN, np.float32)]  # from MARGIN samples before `_piece` on
+        self._piece = 0  # number of the oldest piece (PIECE pixel frames) that is held
+        self._ended = False
+        self.samples = 0  # pushed so far
+
+    def push(self, samples) -> None:
+        """Append float [n], mono, 16 kHz, -1 .. 1."""
+        self._held.append(np.asarray(samples, np.float32))
+        self.samples += len(samples)
+
+    def end(self) -> None:
+        """There is only silence from here on."""
+        self._ended = True
+
+    def covers(self, start: int, count: int) -> bool:
+        """Whether the sound of latent frames start .. start+count-1 is all there."""
+        rows = latent_rows(start, count, after=CONTEXT)[-1, -1] + 1
+        return self._ended or self.samples >= rows * FRAME + MARGIN
+
+    def forget(self, start: int) -> np.ndarray:
+        """Drop what only latent frames before `start` hear; returns what is still held."""
+        held = np.concatenate(self._held)
+        first = max(0, int(latent_rows(start, 1, before=CONTEXT)[0, 0])) // PIECE
+        drop = max(0, min(first - self._piece, (len(held) - MARGIN) // (PIECE * FRAME)))
+        self._piece, self._held = self._piece + drop, [held[drop * PIECE * FRAME :]]
+        return self._held[0]
+
+    def windows(self, start: int, count: int) -> np.ndarray:
+        """`speech_windows` of covered latent frames; earlier ones than these cannot be asked for again."""
+        at = latent_rows(start, count, before=CONTEXT, after=CONTEXT)
+        size, held = PIECE * FRAME, self.forget(start)
+        known = self.samples // FRAME + (2 if self._ended else 0)
+        last = min(int(at[-1, -1]) + 1, known)
+        pieces = max(0, -(-last // PIECE) - self._piece)
+        padded = np.zeros(pieces * size + 2 * MARGIN, np.float32)
+        padded[: len(held)] = held[: len(padded)]
+        rows = [_log_mel(padded[i * size : (i + 1) * size + 2 * MARGIN], PIECE) for i in range(pieces)]
+        first = self._piece * PIECE
+        rows = np.concatenate(rows)[: last - first] if rows else np.zeros((0, WIDTH), np.float32)
+        return speech_windows(rows, start, count, first)
