@@ -127,6 +127,7 @@ def denoise(model: DiT, plan: StreamPlan, params, state: StreamState, drive: Con
     valid = (frame >= state.since[:, None]) & (frame < state.end[:, None] + plan.knot.frames)
     position = jnp.broadcast_to(jnp.arange(plan.span, dtype=jnp.int32), (batch, plan.span))
     opens = plan.first_frame(state.block) <= state.since  # [B], the first block of a stream
+    knot_valid = ~opens
     start = jnp.zeros((), jnp.int32)
     varies = plan.commit == "same_step" or plan.anchor.place == "drawn"  # from pass to pass
     steady = () if varies else contexts(plan, state, start, jnp.zeros(batch, jnp.int32))
@@ -141,7 +142,7 @@ def denoise(model: DiT, plan: StreamPlan, params, state: StreamState, drive: Con
         now, after, number, index = schedule
         here = dataclasses.replace(state, **kept)
         x0, kv = passes.denoise_pass(
-            model, plan, params, x, now.astype(dtype), state.reference, state.knot, ~opens, position, drive,
+            model, plan, params, x, now.astype(dtype), state.reference, state.knot, knot_valid, position, drive,
             contexts(plan, here, index, number) if varies else steady, valid,
         )  # fmt: skip
         moved = renoise(plan.sampler, x0, x, now, after, draw(number, plan.span))
