@@ -1,8 +1,9 @@
 """Two pictures beside this file: context_iou.png of every method's plan, contribution.png of the shipped model.
 
-python -m experiments.attention_context.plot
+python -m experiments.attention_context.plot [METHOD ...]
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,6 @@ from knotjax.streaming.methods import METHODS
 
 FOLDER = Path(__file__).parent
 FRAMES = 48  # latent frames
-SHOWN = ("knot_forcing", "live_act", "live_avatar")
 STEP = 6
 
 
@@ -36,15 +36,15 @@ def contributions(animator: Animator, clip, name: str) -> dict[str, float]:
     return {names.get(frame, f"{frame - first:+d}"): score for frame, score in scores.items()}
 
 
-def main() -> None:
+def main(shown) -> None:
     ac.plot_context_iou(FOLDER / "context_iou.png", {name: context_iou(make()) for name, make in METHODS.items()})
     animator, clip = Animator.load(), held_out(1, 6.0)[0]
     series = {}
-    for name in SHOWN:
+    for name in shown or ["knot_forcing"]:
         series[name] = contributions(animator, clip, name)
         print(name, {frame: round(score, 3) for frame, score in series[name].items()}, flush=True)
     ac.plot_contributions(FOLDER / "contribution.png", series)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

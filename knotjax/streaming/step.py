@@ -136,6 +136,7 @@ def denoise(model: DiT, plan: StreamPlan, params, state: StreamState, drive: Con
     valid = (frame >= state.since[:, None]) & (frame < state.end[:, None] + plan.knot.frames)
     position = jnp.broadcast_to(jnp.arange(plan.span, dtype=jnp.int32), (batch, plan.span))
     opens = plan.first_frame(state.block) <= state.since  # [B], the first block of a stream
+    knot_valid = ~opens
     start = jnp.zeros((), jnp.int32)
     varies = plan.commit == "same_step" or plan.anchor.place == "drawn"  # from pass to pass
     still = constant(params, learn)
@@ -156,7 +157,7 @@ def denoise(model: DiT, plan: StreamPlan, params, state: StreamState, drive: Con
             weights = still
             seen = contexts(plan, constant(here, learn), index, number) if varies else steady
         x0, kv = passes.denoise_pass(
-            model, plan, weights, x, now.astype(dtype), state.reference, state.knot, ~opens, position, drive, seen,
+            model, plan, weights, x, now.astype(dtype), state.reference, state.knot, knot_valid, position, drive, seen,
             valid,
         )  # fmt: skip
         moved = renoise(plan.sampler, x0, x, now, after, draw(number, plan.span))
