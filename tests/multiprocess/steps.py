@@ -69,9 +69,9 @@ def plain_flow(model, params, batch, key):
 
 
 def train(
-    folder: Path, name: str, sizes: dict | None, steps: int, save_every: int, muon: float, pause: float, stream: bool
+    folder: Path, name: str, sizes: dict | None, steps: int, save_every: int, muon: float, slow_from: int, stream: bool
 ) -> None:
-    """Train over a mesh of these sizes (None: one device, no mesh), with a pause before every step."""
+    """Train over a mesh of these sizes (None: one device, no mesh), from some step on with a second between steps."""
     model = DiT(SIZES)
     mesh = sharding.make_mesh(**sizes) if sizes is not None else None
     index, count = sharding.data_shard(mesh) if mesh else (0, 1)
@@ -87,7 +87,7 @@ def train(
     compiled = loop.make_update(loss, optimiser, 0.99)
 
     def update(state, batch):
-        time.sleep(pause)
+        time.sleep(float(state.step >= slow_from))
         return compiled(state, batch)
 
     params = {"dit": jax.tree.map(lambda leaf: 0.5 * leaf, random_params(model))}
@@ -103,7 +103,7 @@ def train(
 
 def main(options: dict) -> None:
     """Do all runs of the options."""
-    told = {"steps": 20, "save_every": 20, "muon": 0.0, "pause": 0.0, "stream": False} | options
+    told = {"steps": 20, "save_every": 20, "muon": 0.0, "slow_from": 1000, "stream": False} | options
     folder, runs = Path(told.pop("folder")), told.pop("runs")
     for name, sizes in runs.items():
         train(folder, name, sizes, **told)

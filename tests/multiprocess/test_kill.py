@@ -10,11 +10,10 @@ from tests.multiprocess.children import finish, losses, start
 RUN = {"runs": {"run": None}, "steps": 40, "save_every": 20, "muon": 0.01}
 
 
-def when(folder, rows, child):
-    """Wait until so many losses are on disk."""
-    path = folder / "run.jsonl"
+def when(there, child):
+    """Wait until something is there."""
     until = time.monotonic() + 900
-    while not path.exists() or len(path.read_text().splitlines()) < rows:
+    while not there():
         assert child.poll() is None and time.monotonic() < until
         time.sleep(0.02)
 
@@ -31,20 +30,22 @@ def whole(tmp_path_factory):
 
 def test_killed_and_resumed_is_bit_identical(tmp_path, whole):
     reference, cache = whole
-    child = start(RUN | {"folder": tmp_path, "pause": 0.1}, cache=cache)
-    when(tmp_path, 24, child)
+    child = start(RUN | {"folder": tmp_path, "slow_from": 23}, cache=cache)
+    when((tmp_path / "run_checkpoints" / "20").exists, child)
+    when(lambda: len(losses(tmp_path, "run")) >= 23, child)
     child.send_signal(signal.SIGKILL)
     child.wait()
     done = losses(tmp_path, "run")
-    assert 24 <= len(done) < 40 and done == reference[: len(done)]
+    assert 23 <= len(done) < 40 and done == reference[: len(done)]
     finish(start(RUN | {"folder": tmp_path}, cache=cache))
     assert losses(tmp_path, "run")[len(done) :] == reference[20:], "20 losses, bit for bit"
 
 
 def test_sigterm_saves_and_stops(tmp_path, whole):
     reference, cache = whole
-    child = start(RUN | {"folder": tmp_path, "pause": 0.1}, cache=cache)
-    when(tmp_path, 5, child)
+    child = start(RUN | {"folder": tmp_path, "slow_from": 5}, cache=cache)
+    when((tmp_path / "run.jsonl").exists, child)
+    when(lambda: len(losses(tmp_path, "run")) >= 5, child)
     child.terminate()
     _, said = child.communicate(timeout=600)
     assert child.returncode == 143 and "Traceback" not in said

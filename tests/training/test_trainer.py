@@ -7,13 +7,14 @@ import jax
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from PIL import Image
 
 from configs.small import get_config
 from knotjax import bundle
 from knotjax.data import clips
 from knotjax.data.speech import load_fixture
 from knotjax.errors import InputError
-from knotjax.training import corpus, loop, trainer
+from knotjax.training import corpus, loop, samples, trainer
 from knotjax.weights import flatten
 
 
@@ -49,6 +50,9 @@ def config(steps):
     small.codec.model.update(dict(size=32, patch=8, channels=32))
     small.codec.moving = 16
     small.dit.latent_channels = 32
+    small.optimiser.muon = 0.0
+    with small.unlocked():
+        small.strips = True
     return small
 
 
@@ -94,21 +98,23 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
     assert all(row["gradient"] > 0 and row["tokens_per_second"] > 0 for row in steps[1:])
     assert [row["loss"] for row in rows(tmp_path / "parts")[-2:]] == [row["loss"] for row in steps[-2:]]
 
-    # A further run may start from the finished model, codec included.
-    further = config(4)
-    further.start = str(tmp_path / "whole" / "weights")
-    trainer.train(further, tmp_path / "further")
-    after = weights(tmp_path / "further")
-    assert all(np.array_equal(whole[name], after[name]) for name in whole if name.startswith("codec"))
-    assert any(not np.array_equal(whole[name], after[name]) for name in whole if name.startswith("dit"))
+    strip = np.asarray(Image.open(tmp_path / "whole" / "dit_strips" / "000004.png"))
+    assert strip.shape == (2 * 32, samples.COLUMNS * 32, 3)
+    truth, made = np.split(strip.astype(float), 2)
+    assert np.std(truth) > 10 and np.std(made) > 0 and not np.array_equal(truth, made)
 
-    # It may grow on the way; here by layers, whose sizes must fit.
-    further.dit.layers, further.optimiser.steps, further.optimiser.rate = 4, 1, 0.0
+    # A further run may start from the finished model, codec included, and grow on the way; here by layers.
+    further = config(1)
+    further.start = str(tmp_path / "whole" / "weights")
+    start = flatten(trainer.starting_point(further).params)
+    assert all(np.array_equal(start[name], whole[name]) for name in whole)
+    further.dit.layers, further.optimiser.rate, further.strips = 4, 0.0, False
     trainer.train(further, tmp_path / "grown")
     grown = bundle.load(tmp_path / "grown" / "weights")
+    after = flatten(grown.params)
     assert grown.dit.layers == 4
-    kept = flatten(grown.params)["dit/blocks/block0/q/kernel"][:1]
-    assert np.array_equal(kept, whole["dit/blocks/block0/q/kernel"])
-    further.dit.dim = 48
+    assert np.array_equal(after["dit/blocks/block0/q/kernel"][:1], whole["dit/blocks/block0/q/kernel"])
+    assert all(np.array_equal(whole[name], after[name]) for name in whole if name.startswith("codec"))
+    further.dit.dim = 48  # sizes must fit
     with pytest.raises(InputError, match="other sizes"):
         trainer.train(further, tmp_path / "misfit")
