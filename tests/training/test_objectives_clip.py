@@ -124,7 +124,7 @@ def test_ode_regression(per_chunk, monkeypatch):
 
     monkeypatch.setattr(ode, "forced_pass", identity)
     config, drawn = ode.OdeConfig(per_chunk), set()
-    for key in range(12):
+    for key in range(30):
         loss, _ = ode.ode_regression(s.model, s.plan, config, times, s.params, batch, jax.random.key(key))
         total, count = 0.0, 0
         for n in range(3):
@@ -160,7 +160,7 @@ def test_consistency(monkeypatch):
         monkeypatch.setattr(ode, "text_rows", lambda model, params, batch: (batch["text"], batch["blank_text"]))
         words, blank = float(jnp.mean(s.batch["text"])), float(jnp.mean(s.batch["blank_text"]))
         config = ode.ConsistencyConfig(count=3, guidance=Guidance(2.0))
-        student, ema, teacher = ({"gain": gain, "dit": None} for gain in (0.7, 0.6, 0.4))
+        student, ema, teacher = ({"dit": {"gain": gain}} for gain in (0.7, 0.6, 0.4))
         grid = np.array([0.0] + [5000 * n / (1 + 4 * n) for n in (1 / 3, 2 / 3, 1.0)])
         ends = set()
         for key in range(8):

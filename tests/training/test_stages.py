@@ -52,7 +52,7 @@ def test_generator_every_second_step_critic_always(rank):
     stage, schedule, batch, start = tiny_stage(rank)
     state, trace = stage.init(), []
     for step in range(3):
-        before = jax.tree.map(np.asarray, (state.student, state.critic, state.ema))
+        before = jax.tree.map(np.array, (state.student, state.critic, state.ema))
         state, scalars = stage(state, batch)
         assert all(np.isfinite(float(value)) for value in scalars.values())
         moved = [changed(a, b) for a, b in zip(before, (state.student, state.critic, state.ema))]
