@@ -1,5 +1,6 @@
 """Files that grow: other frame rates, playable at any moment, saved and gone on with."""
 
+import contextlib
 import shutil
 from fractions import Fraction
 
@@ -33,9 +34,7 @@ def test_a_file_at_another_rate_shows_the_frame_that_is_due(tmp_path, fps, count
     assert error < 20 and (due[-1] == count - 1 or fps < 25)
     assert rate == pytest.approx(float(fps)) and len(video) == int(np.ceil(count * Fraction(fps) / 25))
     picture_time, sound_time = durations(path)
-    print(
-        f"{count} frames at {float(fps):.2f}: grey differs by {error}, picture {picture_time:.4f} s, sound {sound_time:.4f} s"
-    )
+    print(f"{count} frames at {float(fps):.2f}: grey {error}, picture {picture_time:.4f} s, sound {sound_time:.4f} s")
     assert abs(picture_time - sound_time) <= 1 / fps and len(sound) == count * FRAME
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -79,21 +78,29 @@ def test_a_killed_file_gone_on_with_is_the_same_to_the_byte(tmp_path, fps):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cut.mp4", "whole.mp4"]
 
 
+def playable(path) -> np.ndarray:
+    """What a player shows of a file that breaks off, uint8 [T, H, W, 3]."""
+    frames = []
+    with contextlib.suppress(av.FFmpegError), av.open(str(path)) as container:
+        for frame in container.decode(video=0):
+            frames.append(frame.to_ndarray(format="rgb24"))
+    return np.array(frames)
+
+
 def test_the_unfinished_file_plays_at_any_moment(tmp_path):
-    path, seen = tmp_path / "out.mp4", []
+    path, copy, seen = tmp_path / "out.mp4", tmp_path / "copy.mp4", []
     with VideoWriter(path, size=SIZE, sound=tone(16, 16_000)) as writer:
         for first in range(0, 400, 10):
             writer.write(moving(10, SIZE, SIZE, first))
-            if first % 50 == 40 and part_of(path).stat().st_size:
-                copy = tmp_path / "copy.mp4"
+            if first % 40 == 30:
                 data = part_of(path).read_bytes()
                 copy.write_bytes(data[: len(data) - first % 7])  # the last bytes may not be there yet
-                video, fps, sound = read_video(copy)
-                seen.append((first + 10, len(video)))
-                assert fps == 25 and abs(len(sound) / 16_000 - len(video) / 25) < 0.2
-                assert np.abs(video[-1].astype(int) - moving(1, SIZE, SIZE, len(video) - 1)[0]).mean() < 4
+                shown = playable(copy)
+                seen.append((first + 10, len(shown)))
+                if len(shown):
+                    assert np.abs(shown[-1].astype(int) - moving(1, SIZE, SIZE, len(shown) - 1)[0]).mean() < 4
     print(f"(written, playable): {seen}")
-    assert len(seen) >= 5 and all(written - shown <= 4 * 25 + 10 for written, shown in seen)
+    assert all(written - shown <= 110 for written, shown in seen), "at most two fragments and the encoder's delay"
 
 
 def test_without_room_for_a_plain_copy_the_fragments_are_the_file(tmp_path, monkeypatch):
