@@ -10,7 +10,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from knotjax.convert.layouts import read
@@ -191,7 +190,7 @@ def load(
     for one in sorted(sizes, key=lambda one: (-sizes[one], one)):
         target = where(one, parameters.shapes[one])
         array = parameters[one]
-        flat[one] = jnp.asarray(array) if target is None else jax.device_put(array, target)
+        flat[one] = jax.device_put(array, target)
         del array
     return module(checkpoint.config), unflatten(flat)
 
