@@ -10,7 +10,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from knotjax.convert.layouts import read
@@ -156,7 +155,8 @@ def load(
     """A public model with the user's own weights: original files, those of diffusers, or what `knotjax convert` made.
 
     Parameters are read one by one, the largest first, and put where they belong, so that main memory holds little more
-    than the model itself.
+    than the model itself. On a CPU those of a converted file may stay mapped: do not write into it while they are used
+    (`knotjax convert` never does; it puts a new file in its place).
 
     Args:
       name: such as "wan2.1-t2v-1.3b"; all stand in `MODELS`.
@@ -191,7 +191,7 @@ def load(
     for one in sorted(sizes, key=lambda one: (-sizes[one], one)):
         target = where(one, parameters.shapes[one])
         array = parameters[one]
-        flat[one] = jnp.asarray(array) if target is None else jax.device_put(array, target)
+        flat[one] = jax.block_until_ready(jax.device_put(array, target))  # before the next one is read
         del array
     return module(checkpoint.config), unflatten(flat)
 

@@ -67,7 +67,8 @@ def places(table: Iterable[Key], shapes: Mapping) -> dict[str, list[tuple[str, t
 class Parameters(Mapping):
     """A checkpoint's tensors as our parameters, path -> array, each made when it is asked for.
 
-    Only what is asked for is in memory: layers are stacked straight into the array that is given out.
+    Only what is asked for is in memory: layers are stacked straight into the array that is given out, and what need not
+    be stacked is a view of the checkpoint's tensor.
 
     Raises:
       InputError: tensors are missing, unknown or of another shape; all of them are named.
@@ -94,7 +95,7 @@ class Parameters(Mapping):
     def __getitem__(self, path: str) -> np.ndarray:
         key, shape, names = self._keys[path], self.shapes[path], [name for name, _ in self._places[path]]
         if "{}" not in key.theirs:
-            return np.array(key.inward(self._tensors[names[0]], shape), self._dtype)
+            return np.asarray(key.inward(self._tensors[names[0]], shape), self._dtype)
         whole = np.empty(shape, self.kind(path))
         for layer, name in enumerate(names):
             tensor = self._tensors[name]
@@ -120,7 +121,8 @@ def import_weights(
       InputError: tensors are missing, unknown or of another shape (all of them are named), or the layers of one
         parameter are of several kinds.
     """
-    return unflatten(dict(Parameters(table, shapes, tensors, what, dtype)))
+    found = Parameters(table, shapes, tensors, what, dtype)
+    return unflatten({path: array if array.flags.owndata else np.array(array) for path, array in found.items()})
 
 
 def export_tensors(table: Iterable[Key], flat: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
