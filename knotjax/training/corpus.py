@@ -181,13 +181,14 @@ class Pairs:
 
 
 def batches(source, transform, batch: int, seed: int, shard: tuple[int, int] = (0, 1)):
-    """An endless, resumable grain iterator over shuffled samples of `transform`.
+    """A practically endless, resumable grain iterator over shuffled samples of `transform`.
 
     Args:
       batch: samples that this process loads at once.
       shard: (index, count): of every `count` batches this process takes the one of this index, so that the joint
         batches are the same for any number of processes.
     """
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(transform.sample)
+    epochs = 10**9 // len(source)  # grain cannot slice an endless dataset of batches of one
+    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs).random_map(transform.sample)
     dataset = dataset.batch(batch)[shard[0] :: shard[1]]
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)))
