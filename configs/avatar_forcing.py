@@ -3,7 +3,7 @@
     python -m knotjax train --config=configs/avatar_forcing.py:small --workdir=out/avatar
 
 {L, N} = {4, 1}, blocks of four. Which windows get gradients is Rolling Forcing's rule (the paper does not say). Sizes:
-debug, small, 1.3b, 14b. Only `debug` was run.
+debug, small, 1.3b, 14b. Not yet run.
 """
 
 from knotjax.training.recipes import recipe

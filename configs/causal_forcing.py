@@ -7,7 +7,7 @@ on its first chunk. Here the stage `teacher` is bidirectional, as for the other 
 consistency distillation as the teacher that looks at the past alone; public code trains one for that by teacher forcing
 (`--config.causal.kind=teacher_forcing` does, as a run of its own).
 
-Sizes: debug, small, 1.3b, 14b. Only `debug` was run.
+Sizes: debug, small, 1.3b, 14b. Not yet run.
 """
 
 from knotjax.training.recipes import recipe

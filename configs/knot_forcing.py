@@ -4,7 +4,7 @@
 
 The paper gives c = 3, L = 6, k = 1 and four steps, and says that it follows Self Forcing; optimiser, batch, teacher and
 guidance are Self Forcing's, the running-ahead numbers those of the one public re-implementation, the shares of hidden
-and given frames ours. Sizes: debug, small, 1.3b, 14b. Only `debug` was run.
+and given frames ours. Sizes: debug, small, 1.3b, 14b. Not yet run.
 """
 
 from knotjax.training.recipes import recipe

@@ -4,7 +4,7 @@
 
 The memory's weights learn in both stages: in `causal` in the parallel form (Fig. 3, left), in `dmd` inside the rollout.
 The paper's own first stage trains the audio cross-attention alone: `--config.stages="('teacher',)"
---config.teacher.optimiser.only="('audio', 'audio_tokens')"`. Sizes: debug, small, 1.3b, 14b. Only `debug` was run.
+--config.teacher.optimiser.only="('audio', 'audio_tokens')"`. Sizes: debug, small, 1.3b, 14b. Not yet run.
 """
 
 from knotjax.training.recipes import recipe

@@ -4,7 +4,7 @@
 
 This is its first stage; its second one (tuning on streams that go on, with LoRA) is not among the stages yet, though
 rollouts can go on from a state and `--config.dmd.schedule.rank=256` trains LoRA pairs. Sizes: debug, small, 1.3b, 14b.
-Only `debug` was run.
+Not yet run.
 """
 
 from knotjax.training.recipes import recipe

@@ -2,7 +2,7 @@
 
     python -m knotjax train --config=configs/rolling_forcing.py:small --workdir=out/rolling
 
-Sizes: debug, small, 1.3b, 14b. Only `debug` was run.
+Sizes: debug, small, 1.3b, 14b. Not yet run.
 """
 
 from knotjax.training.recipes import recipe

@@ -22,6 +22,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.start = ""  # folder of a model whose weights and codec the run starts from, such as knotjax/assets/small
+    config.mesh = dict(data=-1, fsdp=1, tensor=1, sequence=1)  # devices per axis; -1: all that are left
+    config.peak_flops = 0.0  # operations per second of one device, for the utilisation; 0: that of the device, if known
+    config.strips = True  # samples beside the truth with every checkpoint
+    config.records = ""  # folder of encoded clips (`python -m knotjax.training.record`) to train on instead
     config.clips = 1000  # seeds 0 .. clips - 1
     config.seconds = 4.8  # of every clip
 

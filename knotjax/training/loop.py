@@ -160,7 +160,7 @@ def run(
             state = restored
             log.info("%s: resumed at step %d", name, state.step)
         first, meter = int(state.step), None
-        stack.enter_context(logging_redirect_tqdm([log]))
+        stack.enter_context(logging_redirect_tqdm())
         bar = stack.enter_context(metrics.bar(name, first, steps))
         for step in range(first + 1, steps + 1):
             batch = next(data)

@@ -20,7 +20,8 @@ def init(params, rank: int, key, names=NAMES):
     pairs = {}
     for number, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(params)):
         parts = [part.key for part in path]
-        if parts[-1] == "kernel" and parts[-2] in names and leaf.ndim <= 3:
+        own = len(parts) > 2 and parts[-3].startswith("block")  # a block's, not those of its cross-attentions
+        if own and parts[-1] == "kernel" and parts[-2] in names:
             *lead, rows, columns = leaf.shape
             draw = jax.random.normal(jax.random.fold_in(key, number), (*lead, rows, rank), leaf.dtype)
             pairs["/".join(parts)] = {"down": draw * rows**-0.5, "up": jnp.zeros((*lead, rank, columns), leaf.dtype)}

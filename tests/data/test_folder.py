@@ -12,7 +12,7 @@ import pytest
 from knotjax.data.folder import ClipFolder
 from knotjax.drive import SAMPLE_RATE
 from knotjax.errors import InputError
-from knotjax.media.video import VideoWriter, read_video
+from knotjax.media import VideoWriter, read_video
 
 FPS = 25
 

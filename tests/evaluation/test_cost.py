@@ -94,7 +94,7 @@ def test_a_forward_more_is_seen():
 
     def again(model, plan, params, state, drive, sometimes):
         def encode():
-            return passes.anchor_pass(model, params, state.reference, drive.text)[0][None]
+            return passes.anchor_pass(model, params, state.reference, drive.text)[0][:, None]
 
         moved = jax.lax.cond(state.block[0] % 2 == 0, encode, lambda: state.anchor.k) if sometimes else encode()
         return stream_step(

@@ -46,7 +46,7 @@ def masked_forward(s, monkeypatch, x, t, position, frame_mask):
     tokens = GRID[0] * GRID[1] // s.model.config.patch**2
     bias = jnp.where(np.kron(frame_mask, np.ones((tokens, tokens))) > 0, 0.0, -1e30)
 
-    def masked(q, k, v, valid=None):
+    def masked(q, k, v, valid=None, kernel="xla"):
         return attend(q, k, v, bias=bias) if k.shape[1] == q.shape[1] else attend(q, k, v, valid)
 
     monkeypatch.setattr(dit, "attend", masked)

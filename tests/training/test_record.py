@@ -8,7 +8,7 @@ from knotjax import bundle
 from knotjax.data import clips, records
 from knotjax.data.speech import load_fixture
 from knotjax.drive import GROUPS, TEXT_SLOTS
-from knotjax.media.video import VideoWriter
+from knotjax.media import VideoWriter
 from knotjax.models.dit import DiTConfig
 from knotjax.models.patch_codec import CodecConfig, PatchCodec
 from knotjax.training import codec_fit, corpus, record
