@@ -238,7 +238,10 @@ def test_free_run_in_float64(name):
         assert max(errors) <= 1e-9
 
 
-@pytest.mark.parametrize("name", ["knot_convkv", "rolling_forcing", "longlive"])
+QUICK = {"knot_convkv", "rolling_forcing", "longlive"}
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CASES])
 def test_each_block_in_float32(name):
     with precision("float32") as dtype:
         run = Run(CASES[name], dtype)
