@@ -35,7 +35,7 @@ class Limits:
     """What a frame may be, in units of `Record.spread`.
 
     How far a frame is off is the mean over channels of how far the channel's mean over places is. NaN and infinity are
-    always bad. The defaults leave the shipped model's own streams a factor of 2.5 (`experiments/recovery`).
+    always bad. The defaults leave the shipped model's own streams a factor of 2 (`experiments/recovery`).
     """
 
     step: jax.Array | float = 0.12  # off the recent past, which follows the stream
