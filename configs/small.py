@@ -69,6 +69,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.drop = dict(audio=0.05, all_motion=0.25, some_motion=0.2, words=0.3)
     config.flow = dict(shift=3.0, mouth=3.0)
     config.channel_floor = 0.2  # share of the loss that counts all latent channels alike
+
+    config.polish = ml_collections.ConfigDict()  # the decoder once more, on what the finished model generates
+    config.polish.clips = 400  # 0: not at all
+    config.polish.streams = 8  # generated at once
+    config.polish.share = 0.7  # of the samples that show generated latents, not true ones
+    config.polish.mouth = 4.0
+    config.polish.batch = 12
+    config.polish.optimiser = dict(steps=900, rate=5e-4, warmup=50, cooldown=0.9, b2=0.99)
+    config.polish.ema = 0.99
     config.log_every = 20
     config.save_every = 500
 
@@ -79,5 +88,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         config.codec.optimiser.update(dict(steps=2, warmup=1))
         config.codec.model.widths = (16, 16, 16)
         config.dit.update(dict(dim=32, ffn_dim=64, heads=4, layers=2, audio_hidden=16))
+        config.polish.clips, config.polish.streams, config.polish.batch = 2, 2, 2
+        config.polish.optimiser.update(dict(steps=2, warmup=1))
         config.log_every = 1
     return config

@@ -80,11 +80,29 @@ def in_boxes(boxes, size: int):
     return ((at > y0) & (at < y1))[..., :, None] & ((at > x0) & (at < x1))[..., None, :]
 
 
+def decoding_error(codec: PatchCodec, params, picture, latents, first, truth, boxes, mouth: float):
+    """How far decoded pixels are from the truth: a smooth L1 in which pixels of the mouth's box weigh `mouth` more.
+
+    Args:
+      picture: [B, H, W, 3], the portraits.
+      latents: [B, 2, h, w, z], the latent before and the one to decode.
+      first: bool [B], whether there is none before.
+      truth: [B, STRIDE, H, W, 3].
+      boxes: [B, STRIDE, 4], x0 y0 x1 y1 in pixels.
+    """
+    state = dataclasses.replace(codec.init_decode(params, picture), first=first, previous=latents[:, 0])
+    _, decoded = codec.decode_step(params, state, latents[:, 1:])
+    inside = in_boxes(boxes, codec.config.size)[..., None]  # [B, STRIDE, H, W, 1]
+    error = jnp.square(decoded - truth)
+    value = jnp.mean((1.0 + mouth * inside) * jnp.sqrt(error + 1e-3))
+    return value, {"loss": value, "mse": jnp.mean(error)}
+
+
 def synthesis_loss(codec: PatchCodec, linear: dict, noise: float, mouth: float):
     """A loss of the convolutional decoder over batches of `corpus.Pairs`; the linear part stays as it is.
 
-    A smooth L1 in which pixels of the mouth's box weigh `mouth` more. Latents get noise of a level drawn from
-    0 .. `noise`, so that the decoder forgives what a generator gets slightly wrong.
+    Latents get noise of a level drawn from 0 .. `noise`, so that the decoder forgives what a generator gets slightly
+    wrong.
     """
     linear = jax.tree.map(jnp.asarray, linear)
 
@@ -97,12 +115,8 @@ def synthesis_loss(codec: PatchCodec, linear: dict, noise: float, mouth: float):
         level = jax.random.uniform(one, (size, 1, 1, 1, 1), maxval=noise)
         noisy = latents + level * jax.random.normal(two, latents.shape)
         first = jax.random.uniform(three, (size,)) < 0.2
-        state = dataclasses.replace(codec.init_decode(linear, picture), first=first, previous=noisy[:, 0])
-        _, decoded = codec.decode_step({**linear, "synthesis": weights}, state, noisy[:, 1:])
-        inside = in_boxes(batch["mouth"], codec.config.size)[..., None]  # [B, STRIDE, H, W, 1]
-        error = jnp.square(decoded - pixels[:, STRIDE:])
-        value = jnp.mean((1.0 + mouth * inside) * jnp.sqrt(error + 1e-3))
-        return value, {"loss": value, "mse": jnp.mean(error)}
+        params = {**linear, "synthesis": weights}
+        return decoding_error(codec, params, picture, noisy, first, pixels[:, STRIDE:], batch["mouth"], mouth)
 
     return loss
 

@@ -118,13 +118,15 @@ class Windows:
         """One sample of `latents` consecutive latent frames that begins like a stream.
 
         Returns:
-          latents [F, h, w, z], mouth [F, h, w], reference [1, h, w, z], audio [F, P, C], motion [F, P, C], words [2].
+          latents [F, h, w, z], mouth [F, h, w], reference [1, h, w, z], audio [F, P, C], motion [F, P, C], words [2],
+          places int32 [2]: the latent groups that the window begins at and that the reference is the end of.
         """
         groups = len(clip["group"])
         start = int(rng.integers(0, groups - self.latents + 1))
         pick = clip["group"][start : start + self.latents].astype(np.float32)
         pick[0] = clip["still"][start]
-        reference = clip["still"][rng.integers(0, groups)].astype(np.float32)[None]
+        shown = int(rng.integers(0, groups))
+        reference = clip["still"][shown].astype(np.float32)[None]
 
         # The group's last pixel frame is pixel frame 0 of the stream.
         begin = STRIDE * start + STRIDE - 1
@@ -156,6 +158,7 @@ class Windows:
             "audio": audio,
             "motion": motion.motion_windows(channels[begin:], present, 0, self.latents),
             "words": words,
+            "places": np.array([start, shown], np.int32),
         }
 
 

@@ -27,21 +27,18 @@ def _decode(codec: PatchCodec, params, reference, latents):
     return to_uint8(pixels[0])  # [T, H, W, 3]
 
 
-def strips(model: DiT, plan: StreamPlan, codec: PatchCodec, codec_params, params, text, sample, seed: int = 0):
-    """The true clip in the upper row, in the lower one what the stream generates from the same reference and drive.
+def stream(model: DiT, plan: StreamPlan, params, text, sample, seed: int = 0):
+    """What streams generate from the references and the drive of a batch: [B, F, h, w, z], on their own history.
 
     Args:
       params: of the DiT.
-      text: [1, T, text_dim].
-      sample: a batch of one from `corpus.Windows`.
-
-    Returns:
-      uint8 [2, H, columns * W, 3].
+      text: [B, T, text_dim].
+      sample: a batch from `corpus.Windows`.
     """
-    latents = sample["latents"]
-    total = latents.shape[1]
-    state = jit_init(model, plan, params, sample["reference"], text, jax.random.split(jax.random.key(seed), 1))
-    state = dataclasses.replace(state, end=jnp.full(1, total, jnp.int32))
+    size, total = sample["latents"].shape[:2]
+    keys = jax.random.split(jax.random.key(seed), size)
+    state = jit_init(model, plan, params, jnp.asarray(sample["reference"]), text, keys)
+    state = dataclasses.replace(state, end=jnp.full(size, total, jnp.int32))
     made = []
     for step in range(plan.steps(total)):
         first = plan.first_frame(step)
@@ -49,8 +46,20 @@ def strips(model: DiT, plan: StreamPlan, codec: PatchCodec, codec_params, params
         drive = Conditions(text, jnp.asarray(sample["audio"][:, rows]), jnp.asarray(sample["motion"][:, rows]))
         state, block = jit_step(model, plan, params, state, drive)
         made.append(block[:, plan.chunk - len(plan.emitted(step)) :])
+    return jnp.concatenate(made, 1)[:, :total]
+
+
+def strips(model: DiT, plan: StreamPlan, codec: PatchCodec, codec_params, params, text, sample, seed: int = 0):
+    """The true clip in the upper row, in the lower one what the stream generates from the same reference and drive.
+
+    Args:
+      sample: a batch of one; for the others see `stream`.
+
+    Returns:
+      uint8 [2, H, columns * W, 3].
+    """
     shown = []
-    for each in (latents, jnp.concatenate(made, 1)[:, :total]):
+    for each in (sample["latents"], stream(model, plan, params, text, sample, seed)):
         pixels = _decode(codec, codec_params, jnp.asarray(sample["reference"]), jnp.asarray(each))
         pixels = sharding.gather(pixels)[STRIDE - 1 :]  # a stream's first latent is one frame
         picked = pixels[np.linspace(0, len(pixels) - 1, COLUMNS).round().astype(int)]

@@ -1,4 +1,4 @@
-"""The training command: corpus, codec, DiT, export; each stage resumes where it stopped.
+"""The training command: corpus, codec, DiT, the decoder once more, export; each stage resumes where it stopped.
 
 python -m knotjax train --config=configs/small.py --workdir=out/small
 """
@@ -26,6 +26,7 @@ from knotjax.streaming.methods import METHODS
 from knotjax.training import codec_fit, corpus, loop, samples
 from knotjax.training.grow import grow
 from knotjax.training.objectives import FlowConfig, stream_flow
+from knotjax.training.polish import generate, polish
 from knotjax.weights import flatten, load_weights, save_weights, unflatten
 
 log = logging.getLogger("knotjax")
@@ -159,8 +160,11 @@ def train(config, workdir: Path, fallback: bool = False) -> None:
     energy = jnp.square(codec_params["scale"])
     weight = config.channel_floor + (1.0 - config.channel_floor) * energy / jnp.mean(energy)
 
+    def text_of(params, batch):
+        return WordTable(len(WORDS), sizes.text_dim).apply({"params": params["words"]}, batch["words"])
+
     def loss(params, batch, key):
-        text = WordTable(len(WORDS), sizes.text_dim).apply({"params": params["words"]}, batch["words"])
+        text = text_of(params, batch)
         return stream_flow(model, plan, flow, params["dit"], batch, text, key, weight)
 
     def export(state: loop.TrainState):
@@ -173,14 +177,22 @@ def train(config, workdir: Path, fallback: bool = False) -> None:
 
     def strips(state: loop.TrainState):
         average = sharding.gather(state.ema)
-        text = WordTable(len(WORDS), sizes.text_dim).apply({"params": average["words"]}, shown["words"])
-        return samples.strips(model, plan, codec, codec_params, average["dit"], text, shown)
+        return samples.strips(model, plan, codec, codec_params, average["dit"], text_of(average, shown), shown)
 
     optimiser = loop.make_optimiser(**config.optimiser)
     update = loop.make_update(loss, optimiser, config.ema)
     state = loop.init_state(params, optimiser, config.seed + 1)
     sides = dict(export=export, strips=strips if config.get("strips", True) else None)
     state = loop.run("dit", workdir, update, state, data, kept, steps=config.optimiser.steps, tokens=tokens, **sides)
+    if paths := paths[: config.polish.clips]:
+        average = sharding.gather(state.ema)
+
+        def stream(batch, seed):
+            return samples.stream(model, plan, average["dit"], text_of(average, batch), batch, seed)
+
+        inputs = (workdir / "streams", paths, clips, config.drop, config.polish.streams, stream)
+        pairs = list(zip(paths, alone_first(lambda: generate(*inputs))))
+        codec_params = polish(config.polish, workdir, codec, codec_params, pairs, kept, config.seed + 3)
     export(state)
 
 

@@ -108,7 +108,7 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
     further.start = str(tmp_path / "whole" / "weights")
     start = flatten(trainer.starting_point(further).params)
     assert all(np.array_equal(start[name], whole[name]) for name in whole)
-    further.dit.layers, further.optimiser.rate, further.strips = 4, 0.0, False
+    further.dit.layers, further.optimiser.rate, further.strips, further.polish.clips = 4, 0.0, False, 0
     trainer.train(further, tmp_path / "grown")
     grown = bundle.load(tmp_path / "grown" / "weights")
     after = flatten(grown.params)
