@@ -27,7 +27,7 @@ log = logging.getLogger("knotjax")
 def generate(folder: Path, paths: list[Path], clips: list, drop: dict, batch: int, stream) -> list[Path]:
     """Write what streams make of whole clips, one file each; files that exist are kept.
 
-    A file holds latents float16 [F, h, w, z] as generated, true float16 [F, h, w, z], and shown int32 [], the latent
+    A file holds latents float16 [F, h, w, z] as generated, true float16 [F, h, w, z], and shown int32 [1], the latent
     group whose last frame is the portrait.
 
     Args:
@@ -45,7 +45,7 @@ def generate(folder: Path, paths: list[Path], clips: list, drop: dict, batch: in
         filled = samples + samples[-1:] * (batch - len(samples))  # so that one program serves the last batch too
         made = np.asarray(stream({name: np.stack([s[name] for s in filled]) for name in samples[0]}, low), np.float16)
         for i, sample, latents in zip(chosen, samples, made):
-            arrays = {"latents": latents, "true": sample["latents"].astype(np.float16), "shown": sample["places"][1]}
+            arrays = {"latents": latents, "true": sample["latents"].astype(np.float16), "shown": sample["places"][1:]}
             part = found[i].with_suffix(".part")
             save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, part)
             part.rename(found[i])
@@ -73,7 +73,7 @@ class Generated:
         rendered, streamed = paths
         with safe_open(streamed, "np") as file:
             latents = file.get_tensor("latents" if rng.random() < self.share else "true")
-            shown = int(file.get_tensor("shown"))
+            shown = int(file.get_tensor("shown")[0])
         at = int(rng.integers(0, len(latents)))
         begin = STRIDE * at
         with safe_open(rendered, "np") as file:
