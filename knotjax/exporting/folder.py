@@ -4,6 +4,7 @@
 byte of the programs.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -109,7 +110,8 @@ def _serialised(program: Program, platforms: Sequence[str]) -> tuple[bytes, dict
     arguments = tuple(program.inputs)
     donated = tuple(arguments.index(name) for name in program.donated)
     run = jax.jit(program.function, donate_argnums=donated)
-    made = jax.export.export(run, platforms=platforms)(*program.inputs.values())
+    with _base_names():
+        made = jax.export.export(run, platforms=platforms)(*program.inputs.values())
     results = jax.tree.unflatten(made.out_tree, made.out_avals)
     data = bytes(made.serialize())
     return data, {
@@ -121,6 +123,17 @@ def _serialised(program: Program, platforms: Sequence[str]) -> tuple[bytes, dict
         "inputs": _rows(arguments, program.inputs.values()),
         "outputs": _rows(program.outputs, results if len(program.outputs) > 1 else (results,)),
     }
+
+
+@contextlib.contextmanager
+def _base_names():
+    """Inside, programs name their source files without folders: they tell nothing of the machine they are made on."""
+    before = jax.config.jax_hlo_source_file_canonicalization_regex
+    jax.config.update("jax_hlo_source_file_canonicalization_regex", r".*[/\\]")
+    try:
+        yield
+    finally:
+        jax.config.update("jax_hlo_source_file_canonicalization_regex", before)
 
 
 def _rows(names: Sequence[str], trees) -> list[dict]:
