@@ -25,7 +25,6 @@ from pathlib import Path
 
 import jax
 import jax.export
-import jax.numpy as jnp
 import numpy as np
 
 ARTEFACT = 1  # version of the folder's layout
@@ -93,7 +92,7 @@ class Model:
             mine = {row["name"].removeprefix("weights/"): row["dtype"] for row in wanted}
             for key, dtype in mine.items():
                 if key not in arrays:
-                    arrays[key] = jnp.asarray(tensors[key].astype(dtype))
+                    arrays[key] = jax.device_put(tensors[key].astype(dtype))
             self.weights[name] = {key: arrays[key] for key in mine}
 
     def run(self, name: str, *arguments):
@@ -122,16 +121,14 @@ class Stream:
         self.model, self.signature = model, model.signature
         self.batch, self.plan, self.sound = (self.signature[name] for name in ("batch", "plan", "sound"))
         seeds = [seed + i for i in range(self.batch)] if np.ndim(seed) == 0 else list(seed)
-        if len(seeds) != self.batch:
-            raise ArtefactError(f"{len(seeds)} seeds: give one per stream, {self.batch}")
-        keys = [jax.random.split(jax.random.key(s, impl=self.signature["random"]), 1)[0] for s in seeds]
+        if len(seeds) != self.batch or not all(0 <= one < 2**32 for one in seeds):
+            raise ArtefactError(f"seed {seed}: give one number in 0 .. {2**32 - 1}, or {self.batch} of them")
         self._ids = [0] * len(self.signature["slots"])
         self._text = self._rows(words)
         self._decoder = model.run("open", self._picture(picture))
-        reference = self._decoder["portrait"][:, None]
-        self._state = model.run("init", reference, self._text, jnp.stack([jax.random.key_data(k) for k in keys]))
+        self._state = model.run("init", self._decoder["portrait"], self._text, np.array(seeds, np.uint32))
         shape = next(row["shape"] for row in self.signature["programs"]["step"]["inputs"] if row["name"] == "motion")
-        self._motion = jnp.zeros(shape, jnp.float32)  # nothing is given
+        self._motion = jax.device_put(np.zeros(shape, np.float32))  # nothing is given
         self._at = self._begin(0)  # sample that the held sound begins with
         self._held = np.zeros((self.batch, -self._at), np.float32)  # nothing before the beginning
         self._step = self._heard = self.made = 0
@@ -163,7 +160,9 @@ class Stream:
         """The sound is over: the frames that are left, up to its last sample, uint8 [B, m, size, size, 3]."""
         self.frames = -(-self._heard // self.sound["frame"])
         latents = 1 + -(-(self.frames - 1) // self.signature["stride"]) if self.frames else 0
-        self._state = self._state | {"end": jnp.full(self.batch, latents, jnp.int32)}
+        end = np.full(self.batch, latents, np.int32)
+        # Placed like the array that it replaces, or the step would be compiled again.
+        self._state = self._state | {"end": jax.device_put(end, self._state["end"].sharding)}
         return self._ready()
 
     def switch(self, words: Sequence[str] = (), picture=None) -> None:
@@ -177,7 +176,7 @@ class Stream:
         if pictures is not None:
             fresh = self.model.run("open", pictures)
             self._decoder = self._decoder | {name: fresh[name] for name in ("picture", "portrait")}
-        self._state = self.model.run("switch", self._state, self._text, self._decoder["portrait"][:, None])
+        self._state = self.model.run("switch", self._state, self._text, self._decoder["portrait"])
 
     def _ready(self) -> np.ndarray:
         size, frame, margin = self.signature["size"], self.sound["frame"], self.sound["margin"]
@@ -205,7 +204,7 @@ class Stream:
         if not count:  # a window of several blocks fills
             return np.zeros((self.batch, 0, *self._decoder["picture"].shape[1:]), np.uint8)
         name = "decode" if count == plan["chunk"] else "decode_first"
-        self._decoder, frames = run(name, self._decoder, latents[:, plan["chunk"] - count :])
+        self._decoder, frames = run(name, self._decoder, latents)
         skipped = self.signature["stride"] - 1 if first <= 0 else 0  # the first latent is one frame
         frames = np.asarray(frames)[:, skipped:]
         return frames if self.frames is None else frames[:, : self.frames - self.made]

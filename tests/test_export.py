@@ -89,6 +89,8 @@ def test_the_same_frames_to_the_bit(model):
     for name, other in seen.items():
         assert not np.array_equal(other, frames), name
     assert np.array_equal(ran(model.start(portrait(), ["happy", "nod"], 5), sizes=(1234,)), frames)
+    used = {name: program._cache_size() for name, program in model.programs.items()}
+    assert used == dict.fromkeys(used, 1) | {"switch": 0}, "each program is compiled once, whatever the stream does"
 
 
 def test_states_and_latents_to_the_bit(model):
@@ -96,10 +98,10 @@ def test_states_and_latents_to_the_bit(model):
     animator, bundle = tiny(), tiny().model
     plan, rng = animator.plan(), np.random.default_rng(0)
     text = bundle.text(jnp.asarray(drive.word_ids("sad"))[None])
-    reference = jnp.asarray(rng.normal(size=(1, 1, 4, 4, 8)), jnp.float32)
-    key = jax.random.split(jax.random.key(3), 1)
-    ours = jit_init(bundle.denoiser, plan, bundle.params["dit"], reference, text, key)
-    theirs = model.run("init", reference, model.run("words", drive.word_ids("sad")[None]), jax.random.key_data(key))
+    latent = jnp.asarray(rng.normal(size=(1, 4, 4, 8)), jnp.float32)
+    key = jax.random.split(jax.random.key(2**32 - 3), 1)
+    ours = jit_init(bundle.denoiser, plan, bundle.params["dit"], latent[:, None], text, key)
+    theirs = model.run("init", latent, model.run("words", drive.word_ids("sad")[None]), np.uint32([2**32 - 3]))
     for step in range(6):
         audio = jnp.asarray(rng.normal(size=(1, plan.span, speech.WINDOW_FRAMES, speech.WIDTH)), jnp.float32)
         moves = jnp.asarray(rng.normal(size=(1, plan.span, motion.WINDOW_FRAMES, motion.WIDTH)), jnp.float32)
@@ -302,7 +304,8 @@ BAD = {
     "picture": (lambda m: m.start(np.zeros((32, 32, 3), np.uint8)), r"picture uint8\[32, 32, 3\]"),
     "float picture": (lambda m: m.start(np.zeros((64, 64, 3))), "picture float64"),
     "word": (lambda m: m.start(portrait(), ["furious"]), "furious"),
-    "seeds": (lambda m: m.start(portrait(), seed=[1, 2]), "2 seeds"),
+    "seeds": (lambda m: m.start(portrait(), seed=[1, 2]), r"seed \[1, 2\]"),
+    "seed": (lambda m: m.start(portrait(), seed=-1), "seed -1"),
     "kind of sound": (lambda m: m.start(portrait()).step(np.zeros(9, np.int16)), "int16"),
     "shape of sound": (lambda m: m.start(portrait()).step(np.zeros((2, 9))), r"\[2, 9\]"),
 }

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from knotjax import drive, exported
 from knotjax.bundle import Bundle
-from knotjax.exporting.programs import RANDOM, Program, programs, rows_heard
+from knotjax.exporting.programs import Program, programs, rows_heard
 from knotjax.files import commit
 from knotjax.models import speech
 from knotjax.streaming.plan import StreamPlan
@@ -86,7 +86,6 @@ def write(
         "motion": {"channels": list(drive.CHANNELS), "groups": list(drive.GROUPS)},
         "words": list(drive.WORDS),
         "slots": [list(drive.EMOTIONS), list(drive.ACTIONS)],
-        "random": RANDOM,
         "programs": made,
     }
     _store(folder / LOADER, Path(exported.__file__).read_bytes())

@@ -77,7 +77,7 @@ def programs(model: Bundle, plan: StreamPlan, batch: int = 1, kernel: str = "xla
     weights = {name: shaped(array.shape, array.dtype) for name, array in flatten(model.params).items()}
     rows = rows_heard(plan)
 
-    def part(name):
+    def of(name):
         return {key: shape for key, shape in weights.items() if key.startswith(f"{name}/")}
 
     def words(weights, ids):
@@ -86,9 +86,9 @@ def programs(model: Bundle, plan: StreamPlan, batch: int = 1, kernel: str = "xla
     def open_decoder(weights, picture):
         return plain(codec.init_decode(unflatten(weights)["codec"], to_float(picture)))
 
-    def init(weights, reference, text, key):
-        key = jax.random.wrap_key_data(key, impl=RANDOM)
-        return plain(init_stream(dit, plan, unflatten(weights)["dit"], reference, text, key))
+    def init(weights, portrait, text, seed):
+        key = jax.vmap(lambda one: jax.random.split(jax.random.key(one, impl=RANDOM), 1)[0])(seed)
+        return plain(init_stream(dit, plan, unflatten(weights)["dit"], portrait[:, None], text, key))
 
     def hear(samples, first):
         features = jax.lax.map(partial(speech._log_mel, frames=rows), samples)  # [B, rows, C], as a lone stream's
@@ -101,61 +101,44 @@ def programs(model: Bundle, plan: StreamPlan, batch: int = 1, kernel: str = "xla
         state, latents = stream_step(dit, plan, unflatten(weights)["dit"], state, drive)
         return plain(state), latents
 
-    def change(weights, state, text, reference):
+    def change(weights, state, text, portrait):
         state, params = restored(like, state), unflatten(weights)["dit"]
-        return plain(switch(dit, plan, params, state, text, reference, recache=plan.recache))
+        return plain(switch(dit, plan, params, state, text, portrait[:, None], recache=plan.recache))
 
-    def decode(weights, decoder, latents):
-        decoder, pixels = codec.decode_step(unflatten(weights)["codec"], restored(opened, decoder), latents)
+    def decode(missing, weights, decoder, latents):
+        decoder, params = restored(opened, decoder), unflatten(weights)["codec"]
+        decoder, pixels = codec.decode_step(params, decoder, latents[:, missing:])
         return plain(decoder), to_uint8(pixels)
 
     text = shaped((batch, drive.TEXT_SLOTS, model.dit.text_dim), jnp.float32)
     reference = shaped((batch, 1, grid, grid, z), jnp.float32)
+    portrait, latents = (shaped((batch, *many, grid, grid, z), jnp.float32) for many in ((), (plan.chunk,)))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0, impl=RANDOM), batch))
-    like = jax.eval_shape(partial(init_stream, dit, plan), unflatten(part("dit"))["dit"], reference, text, keys)
+    like = jax.eval_shape(partial(init_stream, dit, plan), unflatten(of("dit"))["dit"], reference, text, keys)
     picture = shaped((batch, side, side, 3), jnp.float32)
-    opened = jax.eval_shape(codec.init_decode, unflatten(part("codec"))["codec"], picture)
+    opened = jax.eval_shape(codec.init_decode, unflatten(of("codec"))["codec"], picture)
     state, decoder = jax.eval_shape(plain, like), jax.eval_shape(plain, opened)
     audio = shaped((batch, plan.span, speech.WINDOW_FRAMES, speech.WIDTH), jnp.float32)
     moves = shaped((batch, plan.span, motion.WINDOW_FRAMES, motion.WIDTH), jnp.float32)
     samples = shaped((batch, rows * speech.FRAME + 2 * speech.MARGIN), jnp.float32)
-    number = shaped((), jnp.int32)
 
-    def decoding(frames):
-        latents = shaped((batch, frames, grid, grid, z), jnp.float32)
-        inputs = {"weights": part("codec"), "decoder": decoder, "latents": latents}
-        return Program(decode, inputs, ("decoder", "frames"), ("decoder",))
+    def program(function, inputs, outputs, donated=(), part=None):
+        weights = {"weights": of(part)} if part else {}
+        return Program(function, weights | inputs, outputs, donated)
 
+    def decoding(missing):
+        inputs = {"decoder": decoder, "latents": latents}
+        return program(partial(decode, missing), inputs, ("decoder", "frames"), ("decoder",), "codec")
+
+    seeds, ids = shaped((batch,), jnp.uint32), shaped((batch, drive.TEXT_SLOTS), jnp.int32)
+    driven = {"state": state, "text": text, "audio": audio, "motion": moves}
     made = {
-        "words": Program(
-            words, {"weights": part("words"), "ids": shaped((batch, drive.TEXT_SLOTS), jnp.int32)}, ("text",)
-        ),
-        "open": Program(
-            open_decoder, {"weights": part("codec"), "picture": shaped(picture.shape, jnp.uint8)}, ("decoder",)
-        ),
-        "init": Program(
-            init,
-            {
-                "weights": part("dit"),
-                "reference": reference,
-                "text": text,
-                "key": jax.eval_shape(jax.random.key_data, keys),
-            },
-            ("state",),
-        ),
-        "hear": Program(hear, {"samples": samples, "first": number}, ("audio",)),
-        "step": Program(
-            step,
-            {"weights": part("dit"), "state": state, "text": text, "audio": audio, "motion": moves},
-            ("state", "latents"),
-            ("state",),
-        ),
-        "switch": Program(
-            change,
-            {"weights": part("dit"), "state": state, "text": text, "reference": reference},
-            ("state",),
-            ("state",),
-        ),
-        "decode": decoding(plan.chunk),
+        "words": program(words, {"ids": ids}, ("text",), part="words"),
+        "open": program(open_decoder, {"picture": shaped(picture.shape, jnp.uint8)}, ("decoder",), part="codec"),
+        "init": program(init, {"portrait": portrait, "text": text, "seed": seeds}, ("state",), part="dit"),
+        "hear": program(hear, {"samples": samples, "first": shaped((), jnp.int32)}, ("audio",)),
+        "step": program(step, driven, ("state", "latents"), ("state",), "dit"),
+        "switch": program(change, {"state": state, "text": text, "portrait": portrait}, ("state",), ("state",), "dit"),
+        "decode": decoding(0),
     }
-    return made | ({"decode_first": decoding(plan.chunk - plan.missing)} if plan.missing else {})
+    return made | ({"decode_first": decoding(plan.missing)} if plan.missing else {})
