@@ -3,7 +3,7 @@
     python -m experiments.live.soak --hours 1
 
 Memory of the last quarter is compared with that of the first. The bundled recording is repeated without end, so the
-mouth moves in the same rhythm all the time: the lag of its rhythm in the last quarter behind that of the first is how far
+mouth moves in the same rhythm all the time: the lag of its rhythm in the last quarter behind the first is how far
 picture and sound have come apart; the sound itself must be what was pushed. Block times are looked at in runs of ten
 minutes of video, of which the best of the first three counts.
 """
