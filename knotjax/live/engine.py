@@ -67,7 +67,8 @@ class Engine:
         self._seats: list[Seat | None] = [None] * slots
         self._slots = None  # the device's part of them
         self._beat = Beat.of(self.plan)
-        self._wake = threading.Condition()  # the lock of all seats
+        self._lock = threading.RLock()  # of all seats
+        self._wake = threading.Condition(self._lock)  # there may be something to do
         self._jobs: deque[tuple[Callable, Future]] = deque()
         self._trace: deque[Block] = deque(maxlen=stages.KEPT)
         self._closed, self._error = False, None
@@ -180,7 +181,7 @@ class Engine:
         if slot is None:
             raise Full(f"all {len(self._seats)} streams are taken: try again later")
         timeline = Timeline(self.model, self.plan, **told)
-        seat = Seat(slot, timeline, self._beat, self._wake, None)
+        seat = Seat(slot, timeline, self._beat, self._lock, None)
         if resume is None:
             one = slots.gather(*begin(self.model, self.plan, picture, timeline.script.rows, seed))
         else:

@@ -40,7 +40,7 @@ def _map(function, *trees):
     out = []
     for place, *leaves in zip(_places(trees[0]), *map(jax.tree.leaves, trees)):
         if place == ".stream.written":
-            out.append(leaves[0])
+            out.append(jnp.copy(leaves[0]))  # each batch has its own, since it is given away with the batch
             continue
         keys = any(f".stream.{name}." in place for name in ("anchor", "ring", "memory"))
         turns = ".stream.ring." in place or ".stream.past" in place
@@ -57,7 +57,7 @@ def gather(stream: StreamState, pixels: DecodeState) -> Slots:
 @partial(jax.jit, static_argnums=1)
 def empty(one: Slots, count: int) -> Slots:
     """`count` slots like one, in which nothing is yet."""
-    return _map(lambda axis, _, leaf: jnp.repeat(leaf, count, axis=axis), one)
+    return _map(lambda axis, _, leaf: jnp.copy(jnp.concatenate([leaf] * count, axis)), one)
 
 
 @partial(jax.jit, donate_argnums=0)

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knotjax.live.clock import SLACK, Beat, Pace, delay, hears
@@ -17,6 +17,7 @@ def test_the_delay_is_look_ahead_one_block_and_the_slack():
     assert delay(PLANS[0]) == pytest.approx(look_ahead + 0.48 + SLACK) and SLACK == 0.2
 
 
+@settings(deadline=None)
 @given(st.sampled_from(PLANS), st.floats(0, 1e5), st.floats(0, 1e5), st.sampled_from([0, 7]))
 def test_pace(plan, origin, later, step):
     beat = dataclasses.replace(Beat.of(plan), origin=origin)

@@ -1,5 +1,6 @@
 """One engine of one stream: what comes out, in what order, and when."""
 
+import gc
 import json
 import time
 
@@ -28,7 +29,7 @@ def test_a_session_makes_what_a_stream_makes(single):
     close_to(frames(pieces)[: len(wanted)], wanted)
     heard = sound(pieces)
     assert np.array_equal(heard[: len(WAVE)], WAVE) and not heard[len(WAVE) :].any()
-    assert [shown.ended for shown in pieces] == [False] * 4 + [True, False] and not pieces[0].idle and pieces[-1].idle
+    assert [shown.ended for shown in pieces] == [False] * 5 + [True] and not any(shown.idle for shown in pieces)
     with single.open(portrait(), pace=False, seed=3) as session:
         assert np.abs(frames(collect(session, WAVE)).astype(int) - frames(pieces)).max() > 1, "words count"
 
@@ -82,32 +83,28 @@ def test_a_change_takes_effect_with_the_next_block(single):
         assert np.array_equal(ways[name][0], ways["plain"][0])
         off = np.abs(ways[name][1][:12].astype(int) - ways["plain"][1][:12])
         assert off.max() > 2, name
-    seconds = 6 * 4 / 25 - 0.2  # after two blocks
-    edits = [Edit(seconds, emotion="happy", action="nod")]
+    edits = [Edit(21 / 25, emotion="happy", action="nod")]
     wanted = np.concatenate([p.frames for p in tiny().stream(portrait(), WAVE, edits=edits)])
-    close_to(frames([*map(_shown, ways["words"])])[: len(wanted)], wanted)
-
-
-def _shown(pixels):
-    return type("Shown", (), {"frames": pixels})
+    close_to(np.concatenate(ways["words"])[: len(wanted)], wanted)
 
 
 def test_silence_is_idle_motion_in_real_time(single):
-    began = time.monotonic()
+    before = time.monotonic()
     with single.open(portrait()) as session:
+        after = time.monotonic()
         pieces = []
         for shown in session:
             pieces.append(shown)
+            assert shown.due - 0.2 <= time.monotonic() + 1e-3, "not ahead of real time"
             if len(pieces) == 3:
                 break
-        report = session.report()
+        stalls = session.report()["stalls"]
     assert all(shown.idle and not shown.sound.any() for shown in pieces)
     made = frames(pieces).astype(int)
     assert np.abs(np.diff(made, axis=0)).max() > 2, "it moves"
     assert pieces[-1].due - pieces[0].due >= 0.04 * (pieces[-1].first - pieces[0].first) - 1e-6
-    if not report["stalls"]:
-        assert time.monotonic() - began > pieces[-1].due - began - 0.2 - 0.05, "not ahead of real time"
-        assert pieces[0].due == pytest.approx(began + session.delay, abs=0.1)
+    zero = pieces[0].due - pieces[0].first / 25
+    assert stalls or before <= zero - session.delay <= after
 
 
 def test_barge_in_takes_effect_with_the_next_block(single):
@@ -120,9 +117,9 @@ def test_barge_in_takes_effect_with_the_next_block(single):
         after = next(iter(session))
         assert after.idle and not after.sound.any() and after.turn == 1 > spoken.turn
         session.push_audio(WAVE)
-        after = next(iter(session))
+        after = next(shown for shown in session if not shown.idle)
         heard = np.flatnonzero(after.sound)
-        assert not after.idle and np.array_equal(after.sound[heard[0] :], WAVE[: len(after.sound) - heard[0]])
+        assert np.array_equal(after.sound[heard[0] :], WAVE[: len(after.sound) - heard[0]])
 
 
 def test_too_much_sound_is_refused_and_nothing_of_it_is_taken(single):
@@ -167,7 +164,7 @@ def test_nothing_is_compiled_and_nothing_grows(single, tmp_path):
     compiled = []
 
     def count(name, *_, **__):
-        if "compile" in name:
+        if "backend_compile" in name:
             compiled.append(name)
 
     jax.monitoring.register_event_duration_secs_listener(count)
@@ -186,6 +183,7 @@ def test_nothing_is_compiled_and_nothing_grows(single, tmp_path):
             with single.open(resume=tmp_path / "saved", pace=False) as session:
                 session.push_audio(WAVE)
                 session.take(WAIT)
+            gc.collect()
             arrays = len(jax.live_arrays())
             if turn == 1:
                 before = arrays

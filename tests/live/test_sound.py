@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knotjax.errors import InputError
@@ -66,6 +66,7 @@ def test_sound_that_comes_too_late_leaves_a_gap_that_is_counted():
     assert not queue.end(), "its end was heard already"
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3 * BLOCK), st.booleans()), max_size=20))
 def test_nothing_that_was_pushed_is_lost_or_turned_round(pushes):
     queue, pushed, heard = SoundQueue(), 0, []
