@@ -106,6 +106,24 @@ class Script:
                 self._settle()
         return Moment(self.rows.astype(np.float32), self.strength, switch, picture)
 
+    def save(self) -> tuple[np.ndarray, dict]:
+        """What the blocks to come depend on besides edits to come, float32 [3, TEXT_SLOTS, text_dim], and numbers."""
+        numbers = {"words": self.words, "strength": self.strength, "ramp": None}
+        if self.running is None:
+            return np.stack([self.rows] * 3).astype(np.float32), numbers
+        edit, old, new, weak, strong = self.running
+        numbers["ramp"] = {
+            "seconds": edit.seconds, "ramp": edit.ramp, "policy": edit.policy, "weak": weak, "strong": strong
+        }  # fmt: skip
+        return np.stack([self.rows, old, new]).astype(np.float32), numbers
+
+    def restore(self, rows: np.ndarray, numbers: dict) -> None:
+        """Go on where `save` was called."""
+        self.rows, self.words, self.strength = rows[0], numbers["words"], numbers["strength"]
+        if ramp := numbers["ramp"]:
+            edit = Edit(ramp["seconds"], ramp=ramp["ramp"], policy=ramp["policy"])
+            self.running = (edit, rows[1], rows[2], ramp["weak"], ramp["strong"])
+
     def _settle(self) -> None:
         """End a ramp at its goal."""
         if self.running:

@@ -1,7 +1,7 @@
 """One running portrait: sound goes in as it comes, pieces of video with their sound come out."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 
 import jax
@@ -9,25 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from knotjax import bundle, drive
-from knotjax.edits import Edit, Moment, Script
+from knotjax.edits import Moment
 from knotjax.media.samples import Samples
-from knotjax.models import motion, speech
 from knotjax.models.dit import Conditions
-from knotjax.models.patch_codec import PatchCodec
+from knotjax.models.patch_codec import DecodeState, PatchCodec
 from knotjax.models.pixels import to_float, to_uint8
 from knotjax.streaming.plan import StreamPlan
+from knotjax.streaming.state import StreamState
 from knotjax.streaming.step import jit_init, jit_step
 from knotjax.streaming.switch import jit_switch
-
-FRAME = drive.SAMPLE_RATE // drive.FPS  # samples of a pixel frame
-
-
-@dataclasses.dataclass(frozen=True)
-class Piece:
-    """Some frames of a video and their sound."""
-
-    frames: np.ndarray  # uint8 [n, size, size, 3], 25 per second
-    sound: np.ndarray  # float32 [640 n], mono, 16 kHz; silence past the end of what was pushed
+from knotjax.timeline import Piece, Timeline
 
 
 @partial(jax.jit, static_argnums=0)
@@ -41,6 +32,29 @@ def decode(codec: PatchCodec, params, state, latents):
     """The next state and frames uint8 [B, 4F, H, W, 3] of latents [B, F, h, w, z]."""
     state, pixels = codec.decode_step(params, state, latents)
     return state, to_uint8(pixels)
+
+
+def begin(model: bundle.Bundle, plan: StreamPlan, picture, rows, seed: int) -> tuple[StreamState, DecodeState]:
+    """The states of one stream: picture uint8 [size, size, 3], text rows [T, text_dim]."""
+    key = jax.random.split(jax.random.key(seed), 1)
+    pixels = open_decoder(model.pixels, model.params["codec"], picture)
+    text = jnp.asarray(rows)[None]
+    return jit_init(model.denoiser, plan, model.params["dit"], pixels.portrait[:, None], text, key), pixels
+
+
+def carry_out(
+    model: bundle.Bundle, plan: StreamPlan, stream: StreamState, pixels: DecodeState, moment: Moment
+) -> tuple[StreamState, DecodeState]:
+    """The states of one stream after what a moment says about its portrait and its past."""
+    if moment.picture is not None:
+        fresh = open_decoder(model.pixels, model.params["codec"], moment.picture)
+        pixels = dataclasses.replace(pixels, picture=fresh.picture, portrait=fresh.portrait)
+    if moment.switch:
+        text = jnp.asarray(moment.text)[None]
+        reference = None if moment.picture is None else jnp.copy(pixels.portrait[:, None])
+        recache = moment.switch == "recache" and plan.recache
+        stream = jit_switch(model.denoiser, plan, model.params["dit"], stream, text, reference, recache=recache)
+    return stream, pixels
 
 
 class PortraitStream:
@@ -61,7 +75,8 @@ class PortraitStream:
     Args:
       picture: uint8 [size, size, 3], the portrait.
       frames: length in pixel frames when it is known; by default the sound decides.
-      For the others see `Animator.stream`.
+      seed: of the stream's noise.
+      told: for these see `Animator.stream`: channels, present, emotion, action, edits.
     """
 
     def __init__(
@@ -71,30 +86,13 @@ class PortraitStream:
         *,
         plan: StreamPlan,
         frames: int | None = None,
-        channels: np.ndarray | None = None,
-        present=None,
-        emotion: str | None = None,
-        action: str | None = None,
-        edits: Sequence[Edit] = (),
         seed: int = 0,
+        **told,
     ):
         self.model, self.plan = model, plan
-        if channels is None:
-            channels, present = motion.NOTHING
-        elif present is None:
-            present = np.ones(len(drive.GROUPS), bool)
-        self._channels, self._present = channels, present
-        self._script = Script(edits, emotion, action, lambda words: model.text(jnp.asarray(words)[None])[0])
-        text = jnp.asarray(self._script.rows)[None]
-        key = jax.random.split(jax.random.key(seed), 1)
-        self._pixels = open_decoder(model.pixels, model.params["codec"], picture)
-        self._state = jit_init(model.denoiser, plan, model.params["dit"], self._pixels.portrait[:, None], text, key)
-        self._samples, self._speech = Samples(), speech.LiveSpeech()
-        self._sound = [np.zeros(0, np.float32)]  # not given out yet
-        self.frames = None  # length in pixel frames, once it is known
-        self._repeated = 0  # samples of frames made before `restore` that are still to come
-        self.made = 0  # pixel frames given out
-        self.step = 0  # steps made
+        self._timeline = Timeline(model, plan, **told)
+        self._state, self._pixels = begin(model, plan, picture, self._timeline.script.rows, seed)
+        self._samples = Samples()
         if frames is not None:
             self._close(frames)
 
@@ -104,9 +102,24 @@ class PortraitStream:
         return self._samples.broken
 
     @property
+    def frames(self) -> int | None:
+        """Length in pixel frames, once it is known."""
+        return self._timeline.frames
+
+    @property
+    def made(self) -> int:
+        """Pixel frames given out."""
+        return self._timeline.made
+
+    @property
+    def step(self) -> int:
+        """Steps made."""
+        return self._timeline.step
+
+    @property
     def done(self) -> bool:
         """Whether the last frame was given out."""
-        return self.frames is not None and self.made >= self.frames
+        return self._timeline.done
 
     def push(self, samples, rate: int = drive.SAMPLE_RATE) -> None:
         """Add sound: float (-1 .. 1) or integer samples [n] or [n, channels], at any rate from 8 to 192 kHz.
@@ -114,18 +127,18 @@ class PortraitStream:
         Raises:
           InputError: another rate, shape or kind.
         """
-        self._hear(self._samples.push(samples, rate))
+        self._timeline.hear(self._samples.push(samples, rate))
 
     def end(self) -> None:
         """The sound is over: what follows is silence, up to the end of the frame that its last sample falls into."""
-        self._hear(self._samples.end())
-        self._speech.end()
+        self._timeline.hear(self._samples.end())
+        frames = self._timeline.finish()
         if self.frames is None:
-            self._close(-(-self._speech.samples // FRAME))
+            self._close(frames)
 
     def pieces(self) -> Iterator[Piece]:
         """Make all pieces for which there is enough sound."""
-        while not self.done and self._speech.covers(self.plan.first_frame(self.step), self.plan.span):
+        while not self.done and self._timeline.ready:
             piece = self._advance()
             if piece is not None:
                 yield piece
@@ -140,72 +153,28 @@ class PortraitStream:
 
         The sound must be pushed from its beginning; `repeated` gives back the part whose frames are made already.
         """
-        for number in range(step):
-            self._moment(number)
-        self._state, self._pixels, self.step = state["stream"], state["pixels"], step
-        self.made = drive.pixel_count(self.plan.emitted(step - 1).stop) if step else 0
-        self._repeated = self.made * FRAME
+        self._timeline.skip(step)
+        self._state, self._pixels = state["stream"], state["pixels"]
 
     def repeated(self) -> np.ndarray:
         """Of the sound pushed since the last call, what belongs to frames made before `restore`: float32 [n]."""
-        held = np.concatenate(self._sound)
-        sound, self._sound = held[: self._repeated], [held[self._repeated :]]
-        self._repeated -= len(sound)
-        self._speech.forget(self.plan.first_frame(self.step))
-        return sound
+        return self._timeline.repeated()
 
     def _close(self, frames: int) -> None:
-        self.frames = frames
+        self._timeline.frames = frames
         self._state = dataclasses.replace(self._state, end=jnp.full(1, drive.latent_count(frames), jnp.int32))
-
-    def _hear(self, samples: np.ndarray) -> None:
-        self._speech.push(samples)
-        self._sound.append(samples)
 
     def _advance(self) -> Piece | None:
         """One step of the stream; None while a window of several blocks fills."""
-        plan, model = self.plan, self.model
-        first = plan.first_frame(self.step)
-        text, strength = self._direct()
-        audio = self._speech.windows(first, plan.span)[None]
-        moves = motion.motion_windows(self._channels * strength, self._present, first, plan.span)[None]
-        conditions = Conditions(text, audio, moves)
+        plan, model, timeline = self.plan, self.model, self._timeline
+        moment = timeline.moment()
+        self._state, self._pixels = carry_out(model, plan, self._state, self._pixels, moment)
+        audio, moves = timeline.windows(moment.strength)
+        conditions = Conditions(jnp.asarray(moment.text)[None], audio[None], moves[None])
         self._state, latents = jit_step(model.denoiser, plan, model.params["dit"], self._state, conditions)
-        emitted = plan.emitted(self.step)
-        self.step += 1
+        emitted = timeline.advance()
         if not emitted:
             return None
         fresh = latents[:, plan.chunk - len(emitted) :]
         self._pixels, block = decode(model.pixels, model.params["codec"], self._pixels, fresh)
-        block = np.asarray(block[0])[drive.STRIDE - 1 if emitted.start == 0 else 0 :]
-        if self.frames is not None:
-            block = block[: self.frames - self.made]
-        self.made += len(block)
-        return Piece(block, self._take(len(block) * FRAME))
-
-    def _moment(self, step: int) -> Moment:
-        """What the edits say about a step; every step is asked for once, in order."""
-        plan = self.plan
-        newest = plan.first_frame(step) + plan.span - plan.knot.frames - plan.chunk
-        return self._script.at(drive.pixel_count(max(0, newest)) / drive.FPS)
-
-    def _direct(self):
-        """Carry out the edits that are due at a step; returns its text rows and the strength of its motion."""
-        plan, model = self.plan, self.model
-        moment = self._moment(self.step)
-        text = jnp.asarray(moment.text)[None]
-        if moment.picture is not None:
-            fresh = open_decoder(model.pixels, model.params["codec"], moment.picture)
-            self._pixels = dataclasses.replace(self._pixels, picture=fresh.picture, portrait=fresh.portrait)
-        if moment.switch:
-            reference = None if moment.picture is None else jnp.copy(self._pixels.portrait[:, None])
-            recache = moment.switch == "recache" and plan.recache
-            self._state = jit_switch(
-                model.denoiser, plan, model.params["dit"], self._state, text, reference, recache=recache
-            )
-        return text, moment.strength
-
-    def _take(self, count: int) -> np.ndarray:
-        held = np.concatenate(self._sound)
-        self._sound = [held[count:]]
-        return np.pad(held[:count], (0, max(0, count - len(held))))
+        return timeline.piece(np.asarray(block[0]), emitted)

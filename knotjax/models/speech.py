@@ -112,10 +112,30 @@ class LiveSpeech:
         """There is only silence from here on."""
         self._ended = True
 
+    @staticmethod
+    def needed(start: int, count: int) -> int:
+        """Samples, from the beginning of the sound, that latent frames start .. start+count-1 hear."""
+        return (int(latent_rows(start, count, after=CONTEXT)[-1, -1]) + 1) * FRAME + MARGIN
+
     def covers(self, start: int, count: int) -> bool:
         """Whether the sound of latent frames start .. start+count-1 is all there."""
-        rows = latent_rows(start, count, after=CONTEXT)[-1, -1] + 1
-        return self._ended or self.samples >= rows * FRAME + MARGIN
+        return self._ended or self.samples >= self.needed(start, count)
+
+    def rewind(self, samples: int) -> None:
+        """Forget all but the first `samples`, of which those before the newest windows cannot be forgotten."""
+        held = np.concatenate(self._held)
+        self._held = [held[: len(held) - (self.samples - samples)]]
+        self.samples = samples
+
+    def save(self) -> tuple[np.ndarray, dict]:
+        """What is held, float32 [n], and numbers; for `restore`."""
+        self._held = [np.concatenate(self._held)]
+        return self._held[0], {"piece": self._piece, "samples": self.samples, "ended": self._ended}
+
+    def restore(self, held: np.ndarray, numbers: dict) -> None:
+        """Go on where `save` was called."""
+        self._held = [held]
+        self._piece, self.samples, self._ended = (numbers[name] for name in ("piece", "samples", "ended"))
 
     def forget(self, start: int) -> np.ndarray:
         """Drop what only latent frames before `start` hear; returns what is still held."""

@@ -1,0 +1,93 @@
+"""Where the time goes between a sound and its frame, block by block, for a microphone that gives 20 ms at a time:
+
+    python -m experiments.live.delay --seconds 30
+
+Writes trace.jsonl and delay.png beside this file (or under --out), and says when a click was pushed and shown.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from experiments.live.common import PORTRAIT, endless, here, verdict
+from knotjax import drive
+from knotjax.live import Engine, LiveSession
+from knotjax.live.clock import SLACK
+from knotjax.pipeline import Animator
+
+PIECE = 0.02  # seconds of sound that a microphone gives at a time
+EVERY = 3.0  # seconds between two clicks
+STAGES = {"wait": "until work begins", "features": "features", "step": "passes and commit", "decode": "decode"}
+
+
+def speak(session: LiveSession, seconds: float) -> list[float]:
+    """Push sound in real time with a click now and then; returns the delays from push to the frame of each click."""
+    began, pushed, delays, clicks = time.monotonic(), 0, [], []
+    feed = endless(PIECE)
+    while time.monotonic() - began < seconds:
+        while (pushed + 1) * PIECE <= time.monotonic() - began:
+            piece = 0.5 * next(feed)
+            if pushed % round(EVERY / PIECE) == 100:
+                piece = np.concatenate([piece[:-1], [1.0]]).astype(np.float32)
+                clicks.append(time.monotonic())
+            session.push_audio(piece)
+            pushed += 1
+        while (shown := session.take()) is not None:
+            for at in np.flatnonzero(shown.sound == 1.0):
+                delays.append(shown.due + at / drive.SAMPLE_RATE - clicks[len(delays)])
+        time.sleep(0.005)
+    return delays
+
+
+def draw(rows: list[dict], path: Path) -> None:
+    """Stages of every block, stacked, and the time that is left until its first frame is due."""
+    figure, axes = plt.subplots(figsize=(9, 3.6), layout="constrained")
+    at = np.array([row["at"] for row in rows])
+    at -= at[0]
+    below = np.zeros(len(rows))
+    for name, label in STAGES.items():
+        height = 1000 * np.array([row[name] for row in rows])
+        axes.bar(at, height, 0.4, below, label=label)
+        below += height
+    axes.axhline(1000 * SLACK, color="black", linestyle="--", label="first frame is due")
+    axes.set(xlabel="seconds", ylabel="ms after the sound can be there", title="One live stream, block by block")
+    axes.legend(ncols=3, fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Delay from sound to frame, by stage.")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of real time (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=here(""), help="folder for trace.jsonl and delay.png")
+    options = parser.parse_args()
+    with Engine(Animator.load()) as engine, engine.open(PORTRAIT) as session:
+        delays = speak(session, options.seconds)
+        report = session.report()
+        engine.trace(options.out / "trace.jsonl")
+    rows = [json.loads(line) for line in (options.out / "trace.jsonl").read_text().splitlines()]
+    draw(rows, options.out / "delay.png")
+    fixed = report["delay_seconds"]
+    print(
+        f"play-out delay {1000 * fixed:.0f} ms: look-ahead and one block {1000 * (fixed - SLACK):.0f}, then {SLACK:g} s"
+    )
+    for name, label in STAGES.items():
+        figures = report["stages_ms"][name]
+        print(f"{label}: p50 {figures['p50']} ms, p95 {figures['p95']} ms, p99 {figures['p99']} ms")
+    if not delays:
+        verdict(False, "no click came back: take more seconds")
+        return
+    most = 1000 * max(delays)
+    print("sound pushed to its frame: " + ", ".join(f"{1000 * delay:.0f}" for delay in delays) + " ms")
+    limit = 1000 * (fixed + report["stalls"] + 0.1)
+    verdict(not report["misses"] and most <= limit, f"sound to frame {most:.0f} ms at most, {report['misses']} misses")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""Engines of the tiny model, warmed up once."""
+
+import pytest
+
+from knotjax.live import Engine
+from tests.animators import tiny
+
+
+@pytest.fixture(scope="package")
+def single():
+    """An engine of one stream."""
+    with Engine(tiny()) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="package")
+def triple():
+    """An engine of three streams."""
+    with Engine(tiny(), slots=3) as engine:
+        yield engine
