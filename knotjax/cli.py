@@ -15,6 +15,7 @@ STOPPED = 130  # exit status after Ctrl-C or SIGTERM
 PASSED_ON = {
     "convert": "convert public weights, e.g. knotjax convert SRC DST; --models lists them",
     "evaluate": "measure quality and stability; its own --help lists the options",
+    "serve": "serve a page on which a portrait speaks live; its own --help lists the options",
     "train": "train a model, e.g. knotjax train --config=configs/small.py --workdir=DIR",
 }
 
@@ -167,6 +168,12 @@ def _convert(arguments: list[str]) -> None:
     command.main(arguments)
 
 
+def _serve(arguments: list[str]) -> None:
+    from knotjax.serve import command
+
+    command.main(arguments)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 2 for unusable input, 130 when interrupted."""
     arguments = sys.argv[1:] if argv is None else list(argv)
@@ -176,6 +183,8 @@ def main(argv: list[str] | None = None) -> int:
             _evaluate(arguments[1:])
         elif arguments[:1] == ["convert"]:
             _convert(arguments[1:])
+        elif arguments[:1] == ["serve"]:
+            _serve(arguments[1:])
         elif arguments[:1] == ["train"]:
             _train(arguments[1:])
         else:
