@@ -1,4 +1,4 @@
-"""Recordings that the server keeps: `<id>.mp4.part` while they grow, playable at any moment, `<id>.mp4` when finished."""
+"""Recordings that the server keeps: `<id>.mp4.part` while they grow (it can be played), `<id>.mp4` when finished."""
 
 import os
 import uuid

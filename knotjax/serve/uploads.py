@@ -24,7 +24,7 @@ class Upload:
         self._held += len(data)
         if self._held > self._size:
             raise Refusal(
-                "bad_picture", f"portrait is longer than the {self._size} bytes that were told: send it again"
+                "bad_picture", f"portrait is longer than the {self._size} bytes told: send it again"
             )
         self._pieces.append(data)
         return self._held == self._size

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import socket
 import threading
 import time
 from pathlib import Path
@@ -51,7 +52,8 @@ class Client:
 
     def __init__(self, server, *, token="", hello=True, confirm=True, **options):
         options = {"max_size": 2**24, "compression": None, "proxy": None} | options
-        self.socket = connect(f"ws://127.0.0.1:{server.port}/live", **options)
+        self._connection = connect(f"ws://127.0.0.1:{server.port}/live", **options)
+        self.socket = self._connection.__enter__()
         self.told, self.fragments, self.head, self.confirm, self.code = [], [], None, confirm, None
         if hello:
             self.tell("hello", **({"token": token} if token else {}))
@@ -60,7 +62,11 @@ class Client:
         return self
 
     def __exit__(self, *_):
-        self.socket.close()
+        self._connection.__exit__(None, None, None)
+
+    def vanish(self):
+        """Cut the connection without a word."""
+        self.socket.socket.shutdown(socket.SHUT_RDWR)
 
     def tell(self, kind, **fields):
         self.socket.send(json.dumps({"type": kind, **fields}))
