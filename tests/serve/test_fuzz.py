@@ -1,0 +1,82 @@
+"""Random and mutated messages: the server stays up, and a stream beside them goes on."""
+
+import contextlib
+import json
+import random
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from tests.serve.serving import Client, picture_file, serving, tone, wait
+from tests.serve.test_messages import BAD, GOOD
+
+VALUES = [None, True, -1, 0, 1e308, 2**63, "", "x" * 300, "\0", "../..", "%2e%2e", [], {}, [[]], float("nan"), "happy", "nod"]
+
+
+def mutated(rng, data: bytes) -> bytes:
+    data = bytearray(data)
+    for _ in range(rng.randint(1, 8)):
+        if data:
+            data[rng.randrange(len(data))] = rng.randrange(256)
+    return bytes(data[: rng.randint(0, len(data))]) if rng.random() < 0.3 else bytes(data)
+
+
+def message(rng, picture: bytes) -> str | bytes:
+    kind = rng.randrange(7)
+    if kind == 0:
+        return json.dumps(rng.choice(GOOD))
+    if kind == 1:
+        return rng.choice([text for text in BAD if text.isascii()])
+    if kind == 2:
+        return mutated(rng, json.dumps(rng.choice(GOOD)).encode()).decode("utf-8", "replace")
+    if kind == 3:
+        fields = {rng.choice(["rate", "bytes", "seed", "emotion", "ramp", "token"]): rng.choice(VALUES) for _ in range(3)}
+        return json.dumps(fields | {"type": rng.choice(["sound", "start", "switch", "portrait", "got", "hello"])})
+    if kind == 4:
+        return rng.randbytes(rng.choice([0, 1, 2, 3, 640, 6400]))
+    if kind == 5:
+        return tone(0.1)
+    return mutated(rng, picture)
+
+
+def fuzz(count: int, seed: int, folder) -> None:
+    rng, picture, sent = random.Random(seed), picture_file(folder), 0
+    codes = {}
+    with serving(sessions=2) as server, Client(server) as calm:
+        calm.begin()
+        while sent < count:
+            client = Client(server, hello=rng.random() < 0.97)
+            with contextlib.suppress(ConnectionClosed, AssertionError):
+                if rng.random() < 0.9:
+                    client.until("ready", 5.0)
+                if rng.random() < 0.8:
+                    client.tell("start")
+                if rng.random() < 0.3:
+                    client.tell("portrait", bytes=len(picture))
+                for _ in range(rng.randint(5, 60)):
+                    client.socket.send(message(rng, picture))
+                    sent += 1
+                    client.hear(0.0)
+            if rng.random() < 0.3:
+                client.vanish()
+            client.hear(0.0)
+            client.__exit__()
+            codes[client.code] = codes.get(client.code, 0) + 1
+            calm.hear(0.0)
+            if rng.random() < 0.2:
+                calm.more(1)
+            wait(lambda: server.hub.busy == 1, 5.0)
+        calm.more(3)
+        counts = dict(server.hub.counts)
+        assert calm.code is None and calm.errors == [] and server.started
+        assert not counts.get("closed_1011"), "no fault of the server's own"
+    print(f"{sent} messages, close codes {codes}, {counts}")
+
+
+def test_some_hundred_messages(tmp_path):
+    fuzz(400, 0, tmp_path)
+
+
+@pytest.mark.slow
+def test_ten_thousand_messages(tmp_path):
+    fuzz(10_000, 1, tmp_path)
