@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import time
 import uuid
 
@@ -35,6 +36,19 @@ class Ended(Exception):
     def __init__(self, code: int | None, reason: str, kind: str | None = None):
         super().__init__(reason)
         self.code, self.reason, self.kind = code, reason, kind
+
+
+async def _to_its_end(coroutine) -> None:
+    """Await something that must not be broken off; a cancellation counts after it."""
+    task, cancelled = asyncio.ensure_future(coroutine), None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    task.result()
 
 
 class Bucket:
@@ -71,7 +85,7 @@ class Client:
         self._news = asyncio.Event()  # a fragment was confirmed, or the end was asked for
         self._sending = asyncio.Lock()
         self._end: Ended | None = None
-        self._heard = self._overrun_told = time.monotonic()
+        self._heard, self._overrun_told = time.monotonic(), -math.inf
         self._picture, self._upload, self._rate = hub.picture, None, None
         self._opening, self._output = None, None
         self._sent, self._confirmed, self._sent_at, self._round_ms = 0, 0, {}, None
@@ -142,6 +156,8 @@ class Client:
             event = await self._socket.receive()
             if event["type"] == "websocket.disconnect":
                 raise Ended(None, "gone")
+            if self._life.state is State.CLOSED:
+                continue  # it is being sent away
             if not self._bucket.take(1.0):
                 raise Ended(limits.FLOOD, "too many messages", "flood")
             try:
@@ -300,7 +316,8 @@ class Client:
                     await asyncio.wait_for(self._started.wait(), 0.25)
             await self._stream()
         finally:
-            await self._free()
+            self._life.become(State.CLOSED)
+            await _to_its_end(self._free())
 
     async def _free(self) -> None:
         """Give the session back, even one that is just being opened."""
@@ -357,7 +374,7 @@ class Client:
         await self._tell(**self._report(fragment, cut))
         await self._send(fragment.data)
         self.last = fragment
-        self._hub.block_ms.append(fragment.stream.get("block_ms", 0.0))
+        self._hub.fragment_ms.append(fragment.encode_ms)
         self._hub.counts["fragments"] += 1
         self._hub.counts["bytes"] += len(fragment.data)
 

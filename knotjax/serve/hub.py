@@ -48,7 +48,7 @@ class Hub:
         self.settings, self.picture, self.method = settings, picture, method
         self.size = picture.shape[0]
         self.engine = self.failure = None
-        self.clients, self.block_ms = set(), deque(maxlen=512)
+        self.clients, self.fragment_ms = set(), deque(maxlen=512)
         self.counts, self.past = Counter(), Counter()
         self.on_failure: Callable[[], None] = lambda: None
         self.decoding = asyncio.Semaphore(1)  # portraits; each may take much memory

@@ -106,9 +106,11 @@ class Output:
 
 
 def _plain(report: dict) -> dict:
-    """The values that JSON can tell."""
-    return {
-        name: value
-        for name, value in report.items()
-        if isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
-    }
+    """The finite numbers of a report, those of dicts inside it as `outer_inner`."""
+    plain = {}
+    for name, value in report.items():
+        if isinstance(value, dict):
+            plain |= {f"{name}_{inner}": number for inner, number in _plain(value).items()}
+        elif isinstance(value, int | float) and math.isfinite(value):
+            plain[name] = value
+    return plain

@@ -23,9 +23,7 @@ class Upload:
         """
         self._held += len(data)
         if self._held > self._size:
-            raise Refusal(
-                "bad_picture", f"portrait is longer than the {self._size} bytes told: send it again"
-            )
+            raise Refusal("bad_picture", f"portrait is longer than the {self._size} bytes told: send it again")
         self._pieces.append(data)
         return self._held == self._size
 

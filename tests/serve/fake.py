@@ -33,10 +33,13 @@ class Shown:
 
 
 class Engine:
-    """`speed` makes time run faster; `fault` is raised by the block with this number."""
+    """`speed` makes time run faster; the block with the number `fault` fails.
 
-    def __init__(self, size=64, slots=1, speed=1.0, fault=None):
-        self.size, self.slots, self.speed, self.fault = size, slots, speed, fault
+    A `patient` one waits for the first sound and drops nothing, so that what it shows does not depend on time.
+    """
+
+    def __init__(self, size=64, slots=1, speed=1.0, fault=None, patient=False):
+        self.size, self.slots, self.speed, self.fault, self.patient = size, slots, speed, fault, patient
         self.sessions, self.closed, self.opened = set(), False, []
 
     def __enter__(self):
@@ -108,11 +111,22 @@ class Session:
             time.sleep(min(left, 0.02))
         if self.closed or (self._pace and time.monotonic() < due):
             return None
+        if self._engine.patient and not self._made and not len(self._queue):
+            time.sleep(0.02)
+            return None
         if self._engine.fault == self._made:
             raise RuntimeError("the model broke")
         with self._lock:
-            while self._pace and time.monotonic() - self._due(self._frame + count) > BEHIND / drive.FPS:
-                self._queue, self._frame, self.dropped = self._queue[FRAME * count :], self._frame + count, count
+            while (
+                self._pace
+                and not self._engine.patient
+                and time.monotonic() - self._due(self._frame + count) > BEHIND / drive.FPS
+            ):
+                self._queue, self._frame, self.dropped = (
+                    self._queue[FRAME * count :],
+                    self._frame + count,
+                    self.dropped + count,
+                )
                 count = BLOCK
             held = self._queue[: FRAME * count]
             sound, self._queue = np.pad(held, (0, FRAME * count - len(held))), self._queue[len(held) :]
@@ -131,8 +145,9 @@ class Session:
 
     def report(self):
         with self._lock:
-            queued = len(self._queue) / drive.SAMPLE_RATE
-            return {"block_ms": 1.5, "misses": 0, "queued": queued, "dropped": self.dropped, "made": self._made}
+            queued, times = len(self._queue) / drive.SAMPLE_RATE, {"p50": 1.5, "p95": 2.0, "p99": 2.5, "max": 3.0}
+            counts = {"misses": 0, "dropped": self.dropped, "made": self._frame, "delay_seconds": 0.84}
+            return counts | {"queue_seconds": queued, "block_ms": times, "nothing": float("nan")}
 
     def close(self):
         self.closed = True

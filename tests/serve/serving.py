@@ -18,6 +18,38 @@ from tests.serve.fake import Engine
 
 
 @contextlib.contextmanager
+def listening(client):
+    """Let a client hear and confirm what comes in the background."""
+    stop = threading.Event()
+
+    def hear():
+        while not stop.is_set() and client.code is None:
+            client.hear(0.05)
+
+    thread = threading.Thread(target=hear)
+    thread.start()
+    try:
+        yield client
+    finally:
+        stop.set()
+        thread.join()
+
+
+def raw_client(server, *messages) -> socket.socket:
+    """A connection that says hello and more, and after that neither reads nor answers anything."""
+    raw = socket.create_connection(("127.0.0.1", server.port), 5)
+    raw.sendall(
+        b"GET /live HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    assert b" 101 " in raw.recv(1000)
+    for message in (b'{"type": "hello"}', *messages):
+        raw.sendall(b"\x81" + bytes([0x80 | len(message)]) + bytes(4) + message)
+        time.sleep(0.3)
+    return raw
+
+
+@contextlib.contextmanager
 def serving(engine=None, **settings):
     """Runs a server; yields it with `port` and `engine`."""
     settings = Settings(**settings)

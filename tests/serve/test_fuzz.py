@@ -10,7 +10,25 @@ from websockets.exceptions import ConnectionClosed
 from tests.serve.serving import Client, picture_file, serving, tone, wait
 from tests.serve.test_messages import BAD, GOOD
 
-VALUES = [None, True, -1, 0, 1e308, 2**63, "", "x" * 300, "\0", "../..", "%2e%2e", [], {}, [[]], float("nan"), "happy", "nod"]
+VALUES = [
+    None,
+    True,
+    -1,
+    0,
+    1e308,
+    2**63,
+    "",
+    "x" * 300,
+    "\0",
+    "../..",
+    "%2e%2e",
+    [],
+    {},
+    [[]],
+    float("nan"),
+    "happy",
+    "nod",
+]
 
 
 def mutated(rng, data: bytes) -> bytes:
@@ -30,7 +48,9 @@ def message(rng, picture: bytes) -> str | bytes:
     if kind == 2:
         return mutated(rng, json.dumps(rng.choice(GOOD)).encode()).decode("utf-8", "replace")
     if kind == 3:
-        fields = {rng.choice(["rate", "bytes", "seed", "emotion", "ramp", "token"]): rng.choice(VALUES) for _ in range(3)}
+        fields = {
+            rng.choice(["rate", "bytes", "seed", "emotion", "ramp", "token"]): rng.choice(VALUES) for _ in range(3)
+        }
         return json.dumps(fields | {"type": rng.choice(["sound", "start", "switch", "portrait", "got", "hello"])})
     if kind == 4:
         return rng.randbytes(rng.choice([0, 1, 2, 3, 640, 6400]))

@@ -75,7 +75,7 @@ def test_a_whole_session(tmp_path):
         reports = [message for message in client.told if message["type"] == "report"]
         assert [report["fragment"] for report in reports] == list(range(len(reports)))
         assert all(report["unconfirmed"] <= limits.UNCONFIRMED for report in reports)
-        assert max(report["stream"]["queued"] for report in reports) > 0 and reports[-1]["round_ms"] > 0
+        assert max(report["stream"]["queue_seconds"] for report in reports) > 0 and reports[-1]["round_ms"] > 0
         assert len(identity) == 36
 
 

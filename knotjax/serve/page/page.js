@@ -160,12 +160,11 @@ function page() {
     if (state.cutAt !== undefined && end > state.cutAt) {
       if (video.currentTime < state.cutAt) video.currentTime = state.cutAt;
       state.cutAt = undefined;
-    } else if (video.paused && end - first > BEHIND) {
-      video.currentTime = Math.max(first, end - BEHIND);
-      video.play().catch(() => complain("The browser waits for a click before it plays sound: press the picture."));
     } else if (hand > TOO_FAR || video.currentTime < first) {
       state.jumps += 1;
       video.currentTime = Math.max(first, end - BEHIND);
+    } else if (video.paused && hand > BEHIND) {
+      video.play().catch(() => complain("The browser waits for a click before it plays sound: press the picture."));
     } else {
       video.playbackRate = hand > 1.4 * BEHIND + 0.2 ? 1.06 : 1.0;
     }
@@ -174,6 +173,7 @@ function page() {
   video.addEventListener("waiting", () => {
     if (!state.socket || !state.buffer) return;
     state.stalls += 1;
+    video.pause(); // until there is enough in hand again
     status("Waiting for the server", "busy");
   });
   video.addEventListener("playing", () => state.socket && status("Live", "good"));
@@ -266,15 +266,20 @@ function page() {
 
   // The graph.
 
+  const number = (value, text) => (typeof value === "number" ? text(value) : "–");
+
   function note(report) {
-    state.points.push({ at: performance.now(), latency: 1000 * (state.hand || 0) + (report.round_ms || 0) / 2, drift: report.drift_ms });
+    // From sound to sight: what the stream needs by its plan, half the round trip, and what the player has in hand.
+    const latency = 1000 * (report.stream.delay_seconds || 0) + 1000 * (state.hand || 0) + (report.round_ms || 0) / 2;
+    state.points.push({ at: performance.now(), latency, drift: report.drift_ms });
     while (state.points.length > 130) state.points.shift();
     const rows = {
+      "sound to sight": `${Math.round(latency)} ms`,
       "in hand": `${Math.round(1000 * (state.hand || 0))} ms`,
       "round trip": report.round_ms === null ? "–" : `${Math.round(report.round_ms)} ms`,
       drift: `${Math.round(report.drift_ms)} ms`,
-      block: report.stream.block_ms === undefined ? "–" : `${Math.round(report.stream.block_ms)} ms`,
-      "sound queued": report.stream.queued === undefined ? "–" : `${report.stream.queued.toFixed(1)} s`,
+      "model, p50": number(report.stream.block_ms_p50, (value) => `${Math.round(value)} ms`),
+      "sound queued": number(report.stream.queue_seconds, (value) => `${value.toFixed(1)} s`),
       "deadline misses": report.stream.misses ?? "–",
       "frames left out": report.left_out,
       stalls: state.stalls,
