@@ -56,7 +56,7 @@ class Hub:
         self._free, self._queue = settings.sessions, deque()
         # One that takes from each session and one that gives to it, and two for the rest.
         self._threads = concurrent.futures.ThreadPoolExecutor(2 * settings.sessions + 2, "knotjax-serve")
-        self._starting = None
+        self._starting = self.loop = None
 
     @property
     def ready(self) -> bool:
@@ -76,14 +76,15 @@ class Hub:
     def submit(self, function, *arguments, **options) -> asyncio.Future:
         """Run something that blocks."""
         call = functools.partial(function, *arguments, **options)
-        return asyncio.get_running_loop().run_in_executor(self._threads, call)
+        return self.loop.run_in_executor(self._threads, call)
 
     def in_thread(self, function, *arguments, **options) -> asyncio.Future:
         """Run something that blocks; it goes on when the one who awaits it is cancelled."""
         return asyncio.shield(self.submit(function, *arguments, **options))
 
     def start(self) -> None:
-        """Begin to make the engine."""
+        """Begin to make the engine; called in the event loop that all of this runs in."""
+        self.loop = asyncio.get_running_loop()
         self._starting = asyncio.create_task(self._start())
 
     async def _start(self) -> None:

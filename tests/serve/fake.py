@@ -3,6 +3,7 @@
 import dataclasses
 import threading
 import time
+from collections import deque
 
 import numpy as np
 
@@ -40,7 +41,7 @@ class Engine:
 
     def __init__(self, size=64, slots=1, speed=1.0, fault=None, patient=False):
         self.size, self.slots, self.speed, self.fault, self.patient = size, slots, speed, fault, patient
-        self.sessions, self.closed, self.opened = set(), False, []
+        self.sessions, self.closed, self.opened = set(), False, deque(maxlen=4)
 
     def __enter__(self):
         return self

@@ -164,7 +164,7 @@ def test_health_before_and_after_the_model_is_there():
         assert (status, body) == (503, "the model starts\n")
         with Client(server) as client:
             assert client.until("queue")["position"] == 0
-            server.hub._ready._loop.call_soon_threadsafe(server.hub._ready.set)
+            server.hub.loop.call_soon_threadsafe(server.hub._ready.set)
             client.until("ready")
 
 
