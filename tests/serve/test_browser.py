@@ -84,7 +84,7 @@ def test_a_page_catches_up_after_a_pause(server):
         page.start()
         page.evaluate("() => document.getElementById('video').pause()")
         page.evaluate("() => { document.getElementById('video').play = async () => {}; }")
-        page.until("window.live.hand > 1.2", 20.0)
+        page.until("window.live.hand > 1.4", 20.0)
         page.evaluate("() => { delete document.getElementById('video').play; }")
-        page.until("window.live.jumps > 0 && window.live.hand < 1.6", 20.0)
+        page.until("window.live.jumps > 0 && window.live.hand < 3.0", 20.0)
         assert page.status == "Live"

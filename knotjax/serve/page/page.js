@@ -16,8 +16,9 @@ if (typeof AudioWorkletProcessor !== "undefined") {
 function page() {
   const RATE = 16000; // of the sound that is sent
   const PIECE = RATE / 10; // samples of a message
-  const BEHIND = 0.7; // seconds that the player keeps in hand
-  const TOO_FAR = 1.6; // seconds in hand from which it jumps to the live edge
+  const BEHIND = 0.7; // seconds that the player keeps in hand; each stall adds to it, up to
+  const BEHIND_MOST = 2.0;
+  const TOO_FAR = 0.9; // seconds in hand beyond that, from which it jumps to the live edge
   const KEPT = 20; // seconds of the past that stay in the player
   const element = (id) => document.getElementById(id);
   const video = element("video");
@@ -55,7 +56,7 @@ function page() {
     complain("");
     const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/live`);
     socket.binaryType = "arraybuffer";
-    Object.assign(state, { socket, queue: [], points: [], stalls: 0, jumps: 0, frames: 0, report: null });
+    Object.assign(state, { socket, queue: [], points: [], stalls: 0, jumps: 0, frames: 0, report: null, behind: BEHIND, hand: 0, cutAt: undefined });
     status("Connecting", "busy");
     running(false);
     socket.onopen = () => tell("hello", { token: element("token").value });
@@ -90,7 +91,7 @@ function page() {
     if (bad && element("error").hidden) {
       complain(event.reason || `The connection broke (${event.code}): is the server there? Press Start to try again.`);
     }
-    if (state.source && state.source.readyState === "open" && !state.buffer.updating) state.source.endOfStream();
+    if (state.buffer && state.source.readyState === "open" && !state.buffer.updating) state.source.endOfStream();
   }
 
   async function upload(file) {
@@ -136,7 +137,7 @@ function page() {
 
   function feed() {
     const buffer = state.buffer;
-    if (!buffer || buffer.updating || !state.queue.length || state.source.readyState !== "open") return;
+    if (!buffer || state.source.readyState !== "open" || buffer.updating || !state.queue.length) return;
     const begin = buffer.buffered.length ? buffer.buffered.start(0) : 0;
     try {
       if (video.currentTime - begin > 2 * KEPT) {
@@ -152,29 +153,39 @@ function page() {
   }
 
   function follow() {
-    const ranges = state.buffer ? state.buffer.buffered : { length: 0 };
-    if (!ranges.length) return;
+    if (state.source.readyState !== "open" || !state.buffer.buffered.length) return;
+    const ranges = state.buffer.buffered;
     const end = ranges.end(ranges.length - 1), first = ranges.start(ranges.length - 1);
     const hand = end - video.currentTime;
     state.hand = hand;
     if (state.cutAt !== undefined && end > state.cutAt) {
       if (video.currentTime < state.cutAt) video.currentTime = state.cutAt;
       state.cutAt = undefined;
-    } else if (hand > TOO_FAR || video.currentTime < first) {
+    } else if (hand > state.behind + TOO_FAR || video.currentTime < first) {
       state.jumps += 1;
-      video.currentTime = Math.max(first, end - BEHIND);
-    } else if (video.paused && hand > BEHIND) {
-      video.play().catch(() => complain("The browser waits for a click before it plays sound: press the picture."));
+      video.currentTime = Math.max(first, end - state.behind);
+    } else if (video.paused && hand > state.behind) {
+      video.play().catch((error) => {
+        if (error.name === "NotAllowedError") complain("The browser plays sound after a click only: press the picture.");
+      });
     } else {
-      video.playbackRate = hand > 1.4 * BEHIND + 0.2 ? 1.06 : 1.0;
+      video.playbackRate = hand > state.behind + 0.5 ? 1.06 : 1.0;
     }
   }
-  video.addEventListener("click", () => video.play());
+  video.addEventListener("click", () => video.play().then(() => complain(""), () => {}));
   video.addEventListener("waiting", () => {
     if (!state.socket || !state.buffer) return;
-    state.stalls += 1;
+    if (video.currentTime > 0) {
+      state.stalls += 1;
+      state.behind = Math.min(BEHIND_MOST, state.behind + 0.15);
+    }
     video.pause(); // until there is enough in hand again
     status("Waiting for the server", "busy");
+  });
+  video.addEventListener("error", () => {
+    if (!state.socket || !video.error) return;
+    complain(`The player gave up: ${video.error.message || "code " + video.error.code}`);
+    tell("bye");
   });
   video.addEventListener("playing", () => state.socket && status("Live", "good"));
 
