@@ -72,7 +72,7 @@ class LiveMp4:
         sound.codec_context.bit_rate = 48_000
         self._container.start_encoding()
         self._video, self._sound = video.codec_context, sound.codec_context
-        # Opus is always played at 48 kHz. Chromium wants that where the rate of what was encoded is told for information.
+        # Chromium wants to read 48 kHz, at which Opus is always played, where the rate of the input is told.
         rate = sink.data.index(b"dOps") + 8
         self.head = sink.data[:rate] + struct.pack(">I", 48_000) + sink.data[rate + 4 :]
         profile = self._video.extradata[1:4].hex().upper()

@@ -13,7 +13,8 @@ CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--autoplay-policy=no-user-gesture-required", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",
+    "--autoplay-policy=no-user-gesture-required", "--use-fake-ui-for-media-stream",
+    "--use-fake-device-for-media-stream",
 ]  # fmt: skip
 # Looks at the video twenty times a second: the mean of a patch, and how far apart two looks are.
 WATCH = """(patch) => {
@@ -55,10 +56,12 @@ class Page:
         self.until("document.getElementById('video').currentTime > 0.5", seconds)
 
     def until(self, expression, seconds=60.0):
-        """Wait until something holds on the page; by asking again, as the page's own rules forbid scripts from outside."""
+        """Wait until something holds; by asking again, as the page's own rules forbid other scripts."""
         end = time.monotonic() + seconds
         while not self._page.evaluate(expression):
-            assert time.monotonic() < end, f"{expression} does not come true: {self.status}, {self.error}, {self.faults}"
+            assert time.monotonic() < end, (
+                f"{expression} does not come true: {self.status}, {self.error}, {self.faults}"
+            )
             self._page.wait_for_timeout(50)
 
     def evaluate(self, expression, *arguments):
@@ -114,7 +117,7 @@ def browsing(port: int):
 
 
 def bursts(voice: np.ndarray, seconds: float = 8.0) -> bytes:
-    """A WAV file of speech that comes and goes every second: float32 [n] at 16 kHz in, silence in every other second."""
+    """A WAV file of speech float32 [n] at 16 kHz, repeated, with silence in every other second."""
     wave = np.resize(voice, round(seconds * 16_000)).astype(np.float32)
     wave *= np.arange(len(wave)) // 16_000 % 2 == 0
     data = io.BytesIO()

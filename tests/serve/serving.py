@@ -61,7 +61,7 @@ def serving(engine=None, **settings):
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        wait(lambda: server.started and server.hub.ready)
+        wait(lambda: server.started and server.hub.ready, 60.0)
         yield server
     finally:
         server.should_exit = True
