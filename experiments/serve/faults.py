@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+from knotjax.live import Engine
 from websockets.exceptions import ConnectionClosed
 
 from knotjax.bundle import SHIPPED
-from knotjax.live import Engine
 from knotjax.media import read_picture, read_sound
 from knotjax.pipeline import Animator
 from knotjax.serve import limits
