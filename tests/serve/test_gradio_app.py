@@ -72,8 +72,8 @@ def test_the_demo_is_served_with_its_limits(files):
     try:
         assert shared is None and demo.max_file_size == 20 * 2**20 and not demo.show_error and not demo.allowed_paths
         assert demo.max_file_size and demo.delete_cache == (900, 900)
-        with Client(address, verbose=False) as client:
-            _, made = client.predict(handle_file(files[0]), handle_file(files[1]), "sad", "", api_name="/speak")
+        client = Client(address, verbose=False)
+        _, made = client.predict(handle_file(files[0]), handle_file(files[1]), "sad", "", api_name="/speak")
         made = made["video"] if isinstance(made, dict) else made
         assert len(read_video(made)[0]) == 50, "from upload to download"
         port = int(address.rstrip("/").rsplit(":", 1)[1])
