@@ -38,6 +38,13 @@ class Ended(Exception):
         self.code, self.reason, self.kind = code, reason, kind
 
 
+async def _or_after(seconds: float, event: asyncio.Event) -> None:
+    """Wait for an event, but not longer. (`asyncio.wait_for` may lose a cancellation that comes with the event.)"""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(max(0.0, seconds)):
+            await event.wait()
+
+
 async def _to_its_end(coroutine) -> None:
     """Await something that must not be broken off; a cancellation counts after it."""
     task, cancelled = asyncio.ensure_future(coroutine), None
@@ -312,8 +319,7 @@ class Client:
         try:
             while not self._started.is_set():
                 self._check_time()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._started.wait(), 0.25)
+                await _or_after(0.25, self._started)
             await self._stream()
         finally:
             self._life.become(State.CLOSED)
@@ -358,8 +364,7 @@ class Client:
         until = time.monotonic() + self._settings.send_seconds
         while self._sent - self._confirmed >= limits.UNCONFIRMED and self._end is None:
             self._news.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), max(0.0, until - time.monotonic()))
+            await _or_after(until - time.monotonic(), self._news)
             if time.monotonic() >= until and self._sent - self._confirmed >= limits.UNCONFIRMED:
                 self._hub.counts["stalled"] += 1
                 raise Ended(limits.AGAIN, "you do not confirm what you are sent")

@@ -50,6 +50,19 @@ def bomb(width=20_000, height=20_000) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
+def test_who_is_sent_away_while_it_starts_frees_its_place():
+    with serving(Engine(patient=True)) as server:
+        for _ in range(20):
+            with Client(server) as client:
+                client.until("ready", 3.0)
+                client.tell("start")
+                with contextlib.suppress(ConnectionClosed):
+                    for _ in range(limits.MISTAKES):
+                        client.socket.send("{}")
+                assert client.closed() == limits.TOO_MANY_MISTAKES
+            wait(lambda: not server.hub.busy and not server.engine.sessions, 2.0)
+
+
 def noisy() -> bytes:
     data = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(data, "PNG")
