@@ -1,6 +1,7 @@
 """The `knotjax` command. Heavy libraries load inside the handlers, after the arguments are known to be good."""
 
 import argparse
+import importlib
 import math
 import sys
 from pathlib import Path
@@ -12,11 +13,15 @@ from knotjax.errors import InputError
 
 ASSETS = Path(__file__).parent / "assets"
 STOPPED = 130  # exit status after Ctrl-C or SIGTERM
-PASSED_ON = {
-    "convert": "convert public weights, e.g. knotjax convert SRC DST; --models lists them",
-    "evaluate": "measure quality and stability; its own --help lists the options",
-    "export": "write programs and weights that run without knotjax, e.g. knotjax export -o DIR",
-    "train": "train a model, e.g. knotjax train --config=configs/small.py --workdir=DIR",
+PASSED_ON = {  # to modules that parse their own options
+    "convert": ("knotjax.convert.command", "convert public weights, e.g. knotjax convert SRC DST; --models lists them"),
+    "evaluate": ("knotjax.evaluate", "measure quality and stability; its own --help lists the options"),
+    "export": (
+        "knotjax.exporting.command",
+        "write programs and weights that run without knotjax, e.g. knotjax export -o DIR",
+    ),
+    "serve": ("knotjax.serve.command", "serve a page on which a portrait speaks live; see its own --help"),
+    "train": ("knotjax.training.trainer", "train a model, e.g. knotjax train --config=configs/small.py --workdir=DIR"),
 }
 
 
@@ -94,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     animate.add_argument("--resume", action="store_true", help="go on with a killed run, given the same arguments")
     animate.add_argument("--overwrite", action="store_true", help="replace an existing output file")
-    for name, text in PASSED_ON.items():
+    for name, (_, text) in PASSED_ON.items():
         commands.add_parser(name, help=text, add_help=False)
     return parser
 
@@ -150,43 +155,12 @@ def _animate(options: argparse.Namespace) -> int:
     return STOPPED if report.stopped else 0
 
 
-def _evaluate(arguments: list[str]) -> None:
-    from knotjax import evaluate
-
-    evaluate.main(arguments)
-
-
-def _train(arguments: list[str]) -> None:
-    from knotjax.training import trainer
-
-    trainer.main(arguments)
-
-
-def _convert(arguments: list[str]) -> None:
-    from knotjax.convert import command
-
-    command.main(arguments)
-
-
-def _export(arguments: list[str]) -> None:
-    from knotjax.exporting import command
-
-    command.main(arguments)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 2 for unusable input, 130 when interrupted."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
-        # These parse their own options, of which argparse would refuse the unknown ones.
-        if arguments[:1] == ["evaluate"]:
-            _evaluate(arguments[1:])
-        elif arguments[:1] == ["convert"]:
-            _convert(arguments[1:])
-        elif arguments[:1] == ["export"]:
-            _export(arguments[1:])
-        elif arguments[:1] == ["train"]:
-            _train(arguments[1:])
+        if arguments and arguments[0] in PASSED_ON:  # argparse would refuse options that it does not know
+            importlib.import_module(PASSED_ON[arguments[0]][0]).main(arguments[1:])
         else:
             return _animate(_parser().parse_args(arguments))
     except InputError as error:

@@ -1,0 +1,1 @@
+"""The live page and its server: `knotjax serve`. Needs the extra `serve`."""
