@@ -96,8 +96,16 @@ def constrain(tree):
 
 
 def place(tree):
-    """Arrays that every process holds alike, spread over the mesh that is set."""
-    return tree if _mesh() is None else jax.jit(constrain)(jax.tree.map(np.asarray, tree))
+    """Arrays that every process holds alike, spread over the mesh that is set; those that are spread already stay."""
+    if _mesh() is None:
+        return tree
+    devices = set(jax.sharding.get_mesh().devices.flat)
+
+    def one(leaf):
+        spread = isinstance(leaf, jax.Array) and leaf.sharding.device_set == devices
+        return leaf if spread else np.asarray(leaf)
+
+    return jax.jit(constrain)(jax.tree.map(one, tree))
 
 
 def _constrain(array, spec: P):
