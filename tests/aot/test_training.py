@@ -26,6 +26,6 @@ def test_update_of_a_tiny_student(update):
     memory = executable.memory_analysis()
     assert memory.alias_size_in_bytes >= 0.99 * memory.output_size_in_bytes
     assert memory.alias_size_in_bytes > 0.5 * memory.argument_size_in_bytes
-    # Weights are gathered where they are used, products over split channels are summed; nothing with tokens is gathered.
+    # Weights are gathered where they are used, products over split channels are summed; no tokens are gathered.
     assert found["collectives"]["all-gather"][0] > 0 and found["collectives"]["all-reduce"][0] > 0
     assert not found["gathers of tokens"]
