@@ -31,7 +31,8 @@ _CALLS = {
 _RULES = {
     "move": """bitcast_convert_type broadcast_in_dim concatenate convert_element_type copy copy_p device_put
         dynamic_slice dynamic_update_slice empty2 gather iota name optimization_barrier pad reduce_precision reshape rev
-        scatter select_n sharding_constraint slice sort split squeeze stack stop_gradient top_k transpose""",
+        scatter select_n sharding_constraint slice sort split squeeze stack stop_gradient top_k transpose
+        unstack""",
     "elementwise": """abs add add_any ceil clamp cummax cummin cumprod cumsum div floor max min mul neg nextafter rem
         round sign square sub""",
     "transcendental": """acos acosh asin asinh atan atan2 atanh cbrt cos cosh digamma erf erf_inv erfc exp exp2 expm1

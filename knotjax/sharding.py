@@ -10,6 +10,7 @@ import re
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -21,15 +22,15 @@ BATCH = ("data", "fsdp")
 # The first pattern found in an array's path says how it is split; optimiser states and averages carry the path of their
 # parameter at their end. Stacked layers come first in `blocks`.
 RULES = (
-    (r"blocks/.*\b(q|k|v|kv|text_q|text_k|text_v|ffn_in)/kernel$", P(None, "fsdp", "tensor")),
+    (r"blocks/.*\b(q|k|v|kv|text_q|text_k|text_v|image_k|image_v|ffn_in)/kernel$", P(None, "fsdp", "tensor")),
     (r"blocks/.*\b(o|text_o|ffn_out)/kernel$", P(None, "tensor", "fsdp")),
-    (r"blocks/.*\b(q|k|v|kv|text_q|text_k|text_v|ffn_in)/bias$", P(None, "tensor")),
-    (r"blocks/.*\b(norm_q|norm_k|text_norm_q|text_norm_k)/weight$", P(None, "tensor")),
+    (r"blocks/.*\b(q|k|v|kv|text_q|text_k|text_v|image_k|image_v|ffn_in)/bias$", P(None, "tensor")),
+    (r"blocks/.*\b(norm_q|norm_k|text_norm_q|text_norm_k|image_norm_k)/weight$", P(None, "tensor")),
     (r"\b(time_in|text_in)/(kernel)$", P("fsdp", "tensor")),
     (r"\b(time_out|text_out|time_projection)/kernel$", P("tensor", "fsdp")),
     (r"\bpatch_embedding/kernel$", P(None, "fsdp")),
     (r"\bhead/kernel$", P("fsdp", None)),
-    (r"_tokens/(input|middle|output)/kernel$", P("fsdp", "tensor")),
+    (r"_tokens/(input|first|later|middle|output|pack)/kernel$", P("fsdp", "tensor")),
 )
 
 
@@ -47,7 +48,9 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, sequence: int = 1,
     if min(sizes) < 1 or math.prod(sizes) != len(devices):
         told = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes))
         raise InputError(f"mesh {told} does not fit {len(devices)} devices: their product must be that number")
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    # On a pod no axis has to be one of the network's own (v6e: 16 x 16, v5p: 4 x 4 x 4), as `jax.make_mesh` asks for.
+    ordered = mesh_utils.create_device_mesh(sizes, list(devices), allow_split_physical_axes=True)
+    return Mesh(ordered, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def _fitting(spec: P, shape: tuple[int, ...], sizes: dict[str, int]) -> P:
@@ -93,8 +96,16 @@ def constrain(tree):
 
 
 def place(tree):
-    """Arrays that every process holds alike, spread over the mesh that is set."""
-    return tree if _mesh() is None else jax.jit(constrain)(jax.tree.map(np.asarray, tree))
+    """Arrays that every process holds alike, spread over the mesh that is set; those that are spread already stay."""
+    if _mesh() is None:
+        return tree
+    devices = set(jax.sharding.get_mesh().devices.flat)
+
+    def one(leaf):
+        spread = isinstance(leaf, jax.Array) and leaf.sharding.device_set == devices
+        return leaf if spread else np.asarray(leaf)
+
+    return jax.jit(constrain)(jax.tree.map(one, tree))
 
 
 def _constrain(array, spec: P):
@@ -112,6 +123,23 @@ def split_tokens(x):
 def join_tokens(kv):
     """Keys or values [B, F, S, N, D]: by batch and heads, whole along the sequence."""
     return _constrain(kv, P(BATCH, None, None, "tensor", None))
+
+
+def split_caches(kv):
+    """Cached keys or values [L, P, B, F, S, N, D]: by batch and heads, never by frame or token."""
+    return _constrain(kv, P(None, None, BATCH, None, None, "tensor", None))
+
+
+def split_batch(tree):
+    """Arrays [B, ...]: by batch."""
+    return jax.tree.map(lambda array: _constrain(array, P(BATCH)), tree)
+
+
+def parts(length: int, *axes: str) -> int:
+    """In how many parts these axes of the mesh that is set split a dimension of this length; 1 without a mesh."""
+    mesh = _mesh()
+    count = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in axes)
+    return count if length % count == 0 else 1
 
 
 def data_shard(mesh: Mesh) -> tuple[int, int]:

@@ -5,9 +5,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from knotjax import sharding
 from knotjax.models.kernels import KERNELS
 
-SCORES = 2**28  # bytes of scores that may exist at once; more are worked off in groups of queries
+SCORES = 2**28  # bytes of scores that may exist at once on a device; more are worked off in groups of queries
 
 
 def attend(q, k, v, valid=None, bias=None, scale=None, kernel="xla"):
@@ -44,7 +45,8 @@ def attend(q, k, v, valid=None, bias=None, scale=None, kernel="xla"):
         bias = hidden if bias is None else bias + hidden
     one = partial(_group, k=k, v=v, bias=bias)
     batch, heads, queries, width = q.shape
-    rows = max(1, SCORES // (batch * heads * k.shape[2] * dtype.itemsize))
+    held = batch * heads // (sharding.parts(batch, *sharding.BATCH) * sharding.parts(heads, "tensor"))  # by a device
+    rows = max(1, SCORES // (held * k.shape[2] * dtype.itemsize))
     if queries <= rows or (bias is not None and bias.shape[-2] > 1):
         return one(q).transpose(0, 2, 1, 3)
     whole = queries // rows * rows

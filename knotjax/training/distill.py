@@ -12,6 +12,7 @@ the next ones start from:
   dmd: distribution matching on the student's rollouts; teacher and critic start from the stage `teacher`.
 """
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from knotjax import bundle
+from knotjax import bundle, sharding
 from knotjax.errors import InputError
 from knotjax.models.dit import DiT, DiTConfig
 from knotjax.streaming.methods import METHODS
@@ -76,10 +77,14 @@ class Run:
         return dict(self.config.plan.items())
 
     def params(self, *stages: str):
-        """What the first of these stages that this run has, has left behind; without one, the run's start."""
+        """What the first of these stages that this run has, has left behind; without one, the run's start.
+
+        Spread over the mesh that is set.
+        """
         for stage in stages:
             if stage in self.config.stages:
-                return {name: bundle.load(self.folder(stage)).params[name] for name in self.start}
+                left = bundle.load(self.folder(stage)).params
+                return sharding.place({name: left[name] for name in self.start})
         return self.start
 
     def folder(self, stage: str) -> Path:
@@ -87,14 +92,19 @@ class Run:
 
     def save(self, stage: str, params, dtype=np.float32) -> None:
         """Write a model folder; without a stage, the run's result."""
-        whole = {**params, "codec": self.codec_params}
+        whole = {**sharding.gather(params), "codec": self.codec_params}
         made = bundle.Bundle(self.model.config, self.codec.config, self.config.method, self.numbers, whole)
-        made.save(self.folder(stage), dtype)
+        if jax.process_index() == 0:
+            made.save(self.folder(stage), dtype)
 
     def data(self, section, knot: int = 0):
         """Batches of clips of `section.frames` latent frames and `knot` more."""
         windows = corpus.Windows(section.frames + knot, self.config.drop)
-        return corpus.batches(self.clips, windows, seed=self.config.seed, **trainer.share(None, section.batch))
+        return corpus.batches(self.clips, windows, seed=self.config.seed, **self.share(section.batch))
+
+    def share(self, batch: int) -> dict:
+        """This process's part of the batches, see `trainer.share`."""
+        return trainer.share(self.running.mesh, batch)
 
 
 def chosen(kind, numbers):
@@ -124,12 +134,12 @@ def prepare(config, workdir: Path, fallback: bool) -> Run:
     if config.get("codec") is None and not config.start:
         raise InputError("config.codec: this size trains on latents of the Wan VAE, which this command cannot make yet")
     workdir.mkdir(parents=True, exist_ok=True)
-    text = config.to_json_best_effort(indent=2)
-    (workdir / "config.json").write_text(text)
-    running = loop.Running(config.log_every, config.save_every, text, fallback)
+    running = trainer.running(config, fallback)
+    if jax.process_index() == 0:
+        (workdir / "config.json").write_text(running.config)
     start = bundle.load(config.start) if config.start else None
     clips = Path(config.corpus) if config.corpus else workdir / "corpus"
-    paths = corpus.render(clips, config.clips, config.seconds)
+    paths = trainer.alone_first(lambda: corpus.render(clips, config.clips, config.seconds))
     plan = METHODS[config.method](**config.plan)
     if start:
         codec, codec_params, sizes = start.pixels, start.params["codec"], start.dit
@@ -186,7 +196,7 @@ def causal_stage(run: Run, section) -> tuple[Stage, object]:
 
     elif name == "ode":
         settings, times = OdeConfig(**section.ode), recorded_times(run)
-        data = trajectories.batches(recordings(run), section.batch, run.config.seed)
+        data = trajectories.batches(recordings(run), seed=run.config.seed, **run.share(section.batch))
 
         def loss(params, ema, constants, batch, key):
             return ode_regression(model, plan, settings, times, params, batch, key)
@@ -238,7 +248,7 @@ def recorded_times(run: Run) -> tuple[float, ...]:
 
 
 def record(run: Run, section) -> None:
-    """Write teacher trajectories, `section.batch` to a file; files that exist are kept."""
+    """Write teacher trajectories, `section.batch` to a file; files that exist are kept. Processes take turns."""
     k, teacher = run.plan.knot.frames, run.params("teacher")
     guidance = Guidance(**section.guidance)
 
@@ -249,11 +259,12 @@ def record(run: Run, section) -> None:
             count=section.count, keep=tuple(section.keep), shift=section.shift, guidance=guidance,
         )  # fmt: skip
 
-    data = run.data(section, k)
+    windows = corpus.Windows(section.frames + k, run.config.drop)
+    data = corpus.batches(run.clips, windows, section.batch, run.config.seed)  # whole batches, in every process
     for number in range(-(-section.samples // section.batch)):
         batch = next(data)
         path = run.workdir / "record" / f"{number:05d}.array_record"
-        if path.exists():
+        if path.exists() or number % jax.process_count() != jax.process_index():
             continue
         states, times = solve(teacher, jax.tree.map(jnp.asarray, batch), jax.random.key(number))
         rows = {name: batch[name] for name in ("reference", "audio", "motion", "words")}
@@ -274,6 +285,7 @@ def train(config, workdir: Path, fallback: bool = False) -> None:
     for name in config.stages:
         if name == "record":
             record(run, config.record)
+            trainer.alone_first(lambda: None)
         else:
             shipped = train_stage(run, name, config[name])
     run.save("", shipped, np.float16)
@@ -281,17 +293,21 @@ def train(config, workdir: Path, fallback: bool = False) -> None:
 
 def train_stage(run: Run, name: str, section):
     """Run or resume one stage; returns the parameters that it leaves behind."""
-    if name == "dmd":
-        stage, data, schedule = distillation_stage(run, section)
-    else:
-        stage, data = {"teacher": teacher_stage, "causal": causal_stage}[name](run, section)
+    mesh = run.running.mesh
+    with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
+        run = dataclasses.replace(run, start=sharding.place(run.start))
+        if name == "dmd":
+            stage, data, schedule = distillation_stage(run, section)
+        else:
+            stage, data = {"teacher": teacher_stage, "causal": causal_stage}[name](run, section)
 
-    def shipped(state):
-        return finished(stage, schedule, state) if name == "dmd" else state.ema
+        def shipped(state):
+            return finished(stage, schedule, state) if name == "dmd" else state.ema
 
-    def export(state):
-        run.save(name, shipped(state))
+        def export(state):
+            run.save(name, shipped(state))
 
-    state = loop.run(name, run.workdir, stage, stage.init(), data, run.running, steps=section.steps, export=export)
-    export(state)
-    return shipped(state)
+        state = loop.run(name, run.workdir, stage, stage.init(), data, run.running, steps=section.steps, export=export)
+        export(state)
+        trainer.alone_first(lambda: None)
+        return sharding.gather(shipped(state))

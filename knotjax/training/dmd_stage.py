@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from knotjax import sharding
 from knotjax.streaming.plan import StreamPlan
 from knotjax.training import lora
 from knotjax.training.dmd import Cast, DMDConfig, critic_loss, generator_loss
@@ -88,6 +89,7 @@ def dmd_stage(
 
     def learn(optimiser, learner: Learner, loss):
         gradient, scalars = jax.grad(loss, has_aux=True)(learner.params)
+        gradient = sharding.constrain(gradient)
         change, moments = optimiser.update(gradient, learner.moments, learner.params)
         return Learner(optax.apply_updates(learner.params, change), moments), scalars, optax.global_norm(gradient)
 
@@ -104,7 +106,7 @@ def dmd_stage(
         student, scalars, norm = learn(optimise, state.student, loss)
         ema = averaged(state.ema, student.params, schedule.ema, state.generations, schedule.ema_start)
         changed = dict(student=student, ema=ema, generations=state.generations + 1)
-        return dataclasses.replace(state, **changed), scalars | {"generator_gradient": norm}
+        return sharding.constrain(dataclasses.replace(state, **changed)), scalars | {"generator_gradient": norm}
 
     @partial(jax.jit, static_argnums=(3, 4), donate_argnums=0)
     def critique(state: DMDState, constants, batch, plan: StreamPlan, exit: Exit):
@@ -117,7 +119,8 @@ def dmd_stage(
             )  # fmt: skip
 
         critic, scalars, norm = learn(optimise_critic, state.critic, loss)
-        return dataclasses.replace(state, critic=critic, step=state.step + 1), scalars | {"critic_gradient": norm}
+        state = sharding.constrain(dataclasses.replace(state, critic=critic, step=state.step + 1))
+        return state, scalars | {"critic_gradient": norm}
 
     constants = {"teacher": teacher}
     if schedule.rank:

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from knotjax import sharding
 from knotjax.models.dit import Conditions, DiT
 from knotjax.streaming.plan import StreamPlan
 from knotjax.streaming.state import StreamState, init_stream
@@ -57,7 +58,14 @@ def begin(model: DiT, plan: StreamPlan, params, reference, text, key, frames: in
     keys = jax.random.split(key, reference.shape[0])
     state = init_stream(model, exit_plan(plan, exit), params, reference, text, keys)
     end = jnp.full(reference.shape[0], frames, jnp.int32)
-    return jax.lax.stop_gradient(dataclasses.replace(state, end=end))
+    return jax.lax.stop_gradient(spread(dataclasses.replace(state, end=end)))
+
+
+def spread(state: StreamState) -> StreamState:
+    """The same, spread over the mesh that is set: caches by sample and head, all else by sample."""
+    caches = {name: getattr(state, name).map(sharding.split_caches) for name in ("anchor", "ring", "memory")}
+    names = ("reference", "knot", "window", "past")
+    return dataclasses.replace(state, **caches, **{name: sharding.split_batch(getattr(state, name)) for name in names})
 
 
 def drive_windows(drive: Mapping, text, firsts, span: int) -> Conditions:
@@ -120,7 +128,7 @@ def rollout(
     still = jax.lax.stop_gradient(params)
 
     def plain(state, drive):
-        return stream_step(model, plan, still, state, drive)[0], None
+        return spread(stream_step(model, plan, still, state, drive)[0]), None
 
     def leg(state, drives):
         """Some steps without gradient, and one with it."""
@@ -128,7 +136,7 @@ def rollout(
         if before is not None:
             state, _ = jax.lax.scan(plain, state, before)
         state, emitted, estimate = stream_step(model, plan, params, state, last, learn=exit.step)
-        return state, estimate if blocks > 1 else emitted
+        return spread(state), estimate if blocks > 1 else emitted
 
     if blocks == 1:
         state, parts = jax.lax.scan(lambda s, d: leg(s, (None, d)), state, windows(0, count))

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from knotjax import sharding
 from knotjax.training.loop import TrainState, init_state, make_optimiser
 
 
@@ -121,7 +122,7 @@ def plain_stage(name: str, loss: Callable, params, optimise, *, decay: float, se
         keep = jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
         scalars["gradient"] = optax.global_norm(gradient)
         ema = averaged(state.ema, params, keep, state.step)
-        return TrainState(state.step + 1, params, ema, moments, state.key), scalars
+        return sharding.constrain(TrainState(state.step + 1, params, ema, moments, state.key)), scalars
 
     def init():
         return init_state(jax.tree.map(jnp.copy, params), optimise, seed)

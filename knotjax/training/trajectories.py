@@ -22,8 +22,13 @@ def write(path: Path, samples: Iterable[Mapping[str, np.ndarray]]) -> int:
     return count
 
 
-def batches(paths: list[Path], batch: int, seed: int):
-    """An endless, resumable grain iterator over shuffled batches of the samples."""
+def batches(paths: list[Path], batch: int, seed: int, shard: tuple[int, int] = (0, 1)):
+    """A practically endless, resumable grain iterator over shuffled batches; `shard` as in `corpus.batches`."""
     source = grain.sources.ArrayRecordDataSource([str(path) for path in paths])
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().map(load)
-    return iter(dataset.batch(batch).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
+    epochs = 10**9 // len(source)  # grain cannot slice an endless dataset of batches of one
+    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs).map(load)
+    return iter(
+        dataset.batch(batch)[shard[0] :: shard[1]].to_iter_dataset(
+            grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
+        )
+    )

@@ -3,6 +3,7 @@
 python -m tests.multiprocess.steps '{"folder": "out", "runs": {"name": {"data": 8}, ...}}' [address processes index]
 """
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -18,7 +19,10 @@ from knotjax import sharding
 from knotjax.models.dit import Conditions, DiT
 from knotjax.streaming.methods import knot_forcing
 from knotjax.training import loop
+from knotjax.training.dmd import Cast, DMDConfig
+from knotjax.training.dmd_stage import Schedule, dmd_stage
 from knotjax.training.objectives import FlowConfig, stream_flow
+from knotjax.training.stage import adamw
 from tests.helpers import TINY, random_params
 
 BATCH, STEPS = 8, 20
@@ -28,6 +32,7 @@ SIZES = dataclasses.replace(
     TINY, dim=48, ffn_dim=64, heads=8, audio_width=16, audio_hidden=16, prediction="x0", given_residual=True
 )
 PLAN = knot_forcing(start=4, stride=1, shift=3.0, given_reference=True)
+TWO_PASSES = knot_forcing(start=4, stride=1, steps=(1000, 500), given_reference=True)  # fewer exits, fewer programs
 
 
 def samples():
@@ -45,6 +50,7 @@ def samples():
             "audio": normal(7, *SIZES.audio_window),
             "motion": normal(7, *SIZES.motion_window),
             "text": normal(2, SIZES.text_dim),
+            "blank_text": normal(2, SIZES.text_dim),
         }
 
     return [one() for _ in range(16)]
@@ -68,8 +74,34 @@ def plain_flow(model, params, batch, key):
     return value, {"loss": value}
 
 
+def matching(start, other):
+    """The stage of distribution matching: its state, spread over the mesh that is set, and its update."""
+    model = DiT(dataclasses.replace(SIZES, remat="full"))
+    rates = (adamw(rate=1e-3, b1=0.9), adamw(rate=1e-3, b1=0.9))
+    student, teacher = sharding.place(start), sharding.place(other)
+    stage = dmd_stage(
+        Cast(model, TWO_PASSES, model, model), DMDConfig(), Schedule(every=2, ema_start=2), student, teacher, teacher,
+        *rates,
+    )  # fmt: skip
+
+    def update(state, batch):
+        state, scalars = stage(state, batch)
+        total = sum(scalars[name] for name in ("critic", "critic_gradient", "gap", "size") if name in scalars)
+        return state, {"loss": total}
+
+    return stage.init(), update
+
+
 def train(
-    folder: Path, name: str, sizes: dict | None, steps: int, save_every: int, muon: float, slow_from: int, stream: bool
+    folder: Path,
+    name: str,
+    sizes: dict | None,
+    steps: int,
+    save_every: int,
+    muon: float,
+    slow_from: int,
+    stream: bool,
+    dmd: bool,
 ) -> None:
     """Train over a mesh of these sizes (None: one device, no mesh), from some step on with a second between steps."""
     model = DiT(SIZES)
@@ -93,17 +125,22 @@ def train(
     params = {"dit": jax.tree.map(lambda leaf: 0.5 * leaf, random_params(model))}
     state = loop.init_state(params, optimiser, 0)
     running = loop.Running(log_every=1, save_every=save_every, mesh=mesh)
+    if dmd:
+        other = {"dit": jax.tree.map(lambda leaf: 0.5 * leaf, random_params(model, 1))}
+        with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
+            state, update = matching(params, other)
     state = loop.run(name, folder, update, state, data, running, steps=steps)
     if mesh:  # the large arrays are split when the mesh says so
         split = mesh.shape["fsdp"] * mesh.shape["tensor"] > 1
-        for tree in (state.params, state.ema, state.moments):
+        trees = (state.student, state.ema, state.critic) if dmd else (state.params, state.ema, state.moments)
+        for tree in trees:
             parts = [leaf for leaf in jax.tree.leaves(tree) if not leaf.is_fully_replicated]
             assert (len(parts) > 10) == split, f"{len(parts)} arrays are split over {sizes}"
 
 
 def main(options: dict) -> None:
     """Do all runs of the options."""
-    told = {"steps": 20, "save_every": 20, "muon": 0.0, "slow_from": 1000, "stream": False} | options
+    told = {"steps": 20, "save_every": 20, "muon": 0.0, "slow_from": 1000, "stream": False, "dmd": False} | options
     folder, runs = Path(told.pop("folder")), told.pop("runs")
     for name, sizes in runs.items():
         train(folder, name, sizes, **told)

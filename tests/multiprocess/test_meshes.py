@@ -46,3 +46,14 @@ def test_every_axis(tmp_path):
     finish(start(options | {"folder": tmp_path / "eight", "runs": {"fsdp": MIXED}}, devices=8))
     resumed = losses(tmp_path / "eight", "fsdp")
     assert len(resumed) == 30 and difference(resumed[20:], reference[10:]) < 1e-4
+
+
+@pytest.mark.slow
+def test_distribution_matching(tmp_path):
+    """Student, critic and their averages, on rollouts whose caches are split too."""
+    reference, options = one_device(tmp_path, dmd=True), {"folder": tmp_path, "dmd": True}
+    finish(start(options | {"runs": {"eight": MIXED}}, devices=8))
+    finish(*pair(options | {"runs": {"two": MIXED}}, devices=4))
+    figures = [difference(losses(tmp_path, name), reference) for name in ("eight", "two")]
+    print(f"{MIXED}: 8 devices {figures[0]:.1e}, 2 processes x 4 devices {figures[1]:.1e}")
+    assert max(figures) < 1e-4

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from knotjax import sharding
+from knotjax import presets, sharding
 from knotjax.errors import InputError
 from knotjax.models.dit import DiT, DiTConfig
 from knotjax.training import loop
@@ -65,6 +66,24 @@ def test_an_axis_that_does_not_divide_is_left_out():
     assert sharding.spec_of(kernel, (2, 12, 16), SIZES) == P(None, None, "tensor")
     assert sharding.spec_of(kernel, (16,), SIZES) == P()
     assert sharding.spec_of("params/words/table", (9, 16), SIZES) == P()
+
+
+def test_every_sound_branch_is_split():
+    """The wide kernels that take a window of sound in."""
+    for form, window in (("window", (8, 768)), ("pixel_frames", (8, 769)), ("added", (4, 768))):
+        tokens = 1 if form == "added" else 4
+        found = shares(presets.shapes(DiT(DiTConfig(audio_form=form, audio_tokens=tokens, audio_window=window))))
+        wide = {name: parts for name, (size, parts) in found.items() if "audio_tokens" in name and size > 500_000}
+        assert wide and min(wide.values()) == 16, (form, wide)
+
+
+def test_parts_of_a_mesh():
+    sizes = tuple(SIZES.values())
+    mesh = jax.sharding.AbstractMesh(sizes, sharding.AXES, axis_types=(AxisType.Auto,) * len(sizes))
+    assert sharding.parts(64, *sharding.BATCH) == 1
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert sharding.parts(64, *sharding.BATCH) == 16 and sharding.parts(12, "tensor") == 2
+        assert sharding.parts(24, *sharding.BATCH) == sharding.parts(3, "tensor") == 1, "does not divide: not split"
 
 
 def test_meshes_fit_their_devices():
