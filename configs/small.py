@@ -71,12 +71,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.channel_floor = 0.2  # share of the loss that counts all latent channels alike
 
     config.polish = ml_collections.ConfigDict()  # the decoder once more, on what the finished model generates
-    config.polish.clips = 400  # 0: not at all
+    config.polish.clips = 800  # 0: not at all
     config.polish.streams = 8  # generated at once
-    config.polish.share = 0.7  # of the samples that show generated latents, not true ones
-    config.polish.mouth = 4.0
+    config.polish.share = 0.8  # of the samples that show generated latents, not true ones
+    config.polish.mouth = 3.0
+    config.polish.smooth = 1e-2
     config.polish.batch = 12
-    config.polish.optimiser = dict(steps=900, rate=5e-4, warmup=50, cooldown=0.9, b2=0.99)
+    config.polish.optimiser = dict(steps=2000, rate=5e-4, warmup=50, cooldown=0.9, b2=0.99)
     config.polish.ema = 0.99
     config.log_every = 20
     config.save_every = 500

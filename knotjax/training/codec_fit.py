@@ -80,7 +80,9 @@ def in_boxes(boxes, size: int):
     return ((at > y0) & (at < y1))[..., :, None] & ((at > x0) & (at < x1))[..., None, :]
 
 
-def decoding_error(codec: PatchCodec, params, picture, latents, first, truth, boxes, mouth: float):
+def decoding_error(
+    codec: PatchCodec, params, picture, latents, first, truth, boxes, *, mouth: float, smooth: float = 1e-3
+):
     """How far decoded pixels are from the truth: a smooth L1 in which pixels of the mouth's box weigh `mouth` more.
 
     Args:
@@ -89,12 +91,13 @@ def decoding_error(codec: PatchCodec, params, picture, latents, first, truth, bo
       first: bool [B], whether there is none before.
       truth: [B, STRIDE, H, W, 3].
       boxes: [B, STRIDE, 4], x0 y0 x1 y1 in pixels.
+      smooth: squared errors below this count squared, above it by their root.
     """
     state = dataclasses.replace(codec.init_decode(params, picture), first=first, previous=latents[:, 0])
     _, decoded = codec.decode_step(params, state, latents[:, 1:])
     inside = in_boxes(boxes, codec.config.size)[..., None]  # [B, STRIDE, H, W, 1]
     error = jnp.square(decoded - truth)
-    value = jnp.mean((1.0 + mouth * inside) * jnp.sqrt(error + 1e-3))
+    value = jnp.mean((1.0 + mouth * inside) * jnp.sqrt(error + smooth))
     return value, {"loss": value, "mse": jnp.mean(error)}
 
 
@@ -116,7 +119,7 @@ def synthesis_loss(codec: PatchCodec, linear: dict, noise: float, mouth: float):
         noisy = latents + level * jax.random.normal(two, latents.shape)
         first = jax.random.uniform(three, (size,)) < 0.2
         params = {**linear, "synthesis": weights}
-        return decoding_error(codec, params, picture, noisy, first, pixels[:, STRIDE:], batch["mouth"], mouth)
+        return decoding_error(codec, params, picture, noisy, first, pixels[:, STRIDE:], batch["mouth"], mouth=mouth)
 
     return loss
 

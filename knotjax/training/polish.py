@@ -95,7 +95,7 @@ def polish(section, workdir: Path, codec: PatchCodec, params: dict, pairs: list,
     """Run or resume the stage.
 
     Args:
-      section: steps, rate and so on of the optimiser; share, batch, ema, mouth.
+      section: steps, rate and so on of the optimiser; share, batch, ema, mouth, smooth (see `codec_fit.decoding_error`).
       params: of the codec.
       pairs: of paths, rendered clip and its stream.
 
@@ -113,7 +113,8 @@ def polish(section, workdir: Path, codec: PatchCodec, params: dict, pairs: list,
             batch["first"],
             to_float(batch["frames"]),
             batch["mouth"],
-            section.mouth,
+            mouth=section.mouth,
+            smooth=section.smooth,
         )
 
     optimiser = loop.make_optimiser(**section.optimiser)
