@@ -98,7 +98,8 @@ def test_silence_is_idle_motion_in_real_time(single):
         pieces = []
         for shown in session:
             pieces.append(shown)
-            assert shown.due - 0.2 <= time.monotonic() + 1e-3, "not ahead of real time"
+            ahead = 0.2 if shown.first >= 9 else 0.32  # the first block begins with a frame, the others with four
+            assert shown.due - ahead <= time.monotonic() + 1e-3, "not ahead of real time"
             if len(pieces) == 3:
                 break
         stalls = session.report()["stalls"]
