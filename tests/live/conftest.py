@@ -3,18 +3,18 @@
 import pytest
 
 from knotjax.live import Engine
-from tests.animators import tiny
+from tests.live.runs import lively
 
 
 @pytest.fixture(scope="package")
 def single():
     """An engine of one stream."""
-    with Engine(tiny()) as engine:
+    with Engine(lively()) as engine:
         yield engine
 
 
 @pytest.fixture(scope="package")
 def triple():
     """An engine of three streams."""
-    with Engine(tiny(), slots=3) as engine:
+    with Engine(lively(), slots=3) as engine:
         yield engine

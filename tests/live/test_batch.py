@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from knotjax.live import slots
-from tests.animators import portrait, tiny, voice
-from tests.live.runs import WAIT, close_to, collect, frames
+from tests.animators import portrait, voice
+from tests.live.runs import WAIT, close_to, collect, frames, plain
 
 WAVE = voice(2.0, 5)
 STEP = 7680
@@ -52,8 +52,7 @@ def disturbed(engine, act):
 
 
 def test_a_stream_in_a_batch_equals_one_alone(triple, alone):
-    wanted = np.concatenate([p.frames for p in tiny().stream(portrait(), WAVE)])
-    close_to(alone[: len(wanted)], wanted)
+    close_to(alone, plain(portrait(), WAVE))
 
 
 def test_join_leave_change_and_interruption_of_others(triple, alone):
@@ -94,8 +93,7 @@ def test_all_at_once_at_different_phases(triple):
         session.close()
     for n in range(3):
         heard = np.concatenate([voice(0.6, seed) for seed in range(n, 3)])
-        wanted = np.concatenate([p.frames for p in tiny().stream(portrait(n), heard, seed=n)])
-        close_to(frames(pieces[n])[: len(wanted)], wanted)
+        close_to(frames(pieces[n]), plain(portrait(n), heard, seed=n))
 
 
 def test_a_fault_stays_in_its_slot(triple, alone):

@@ -105,7 +105,7 @@ def browsing(port: int):
     try:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch_persistent_context(
-                profile, executable_path=CHROMIUM, args=FLAGS, viewport={"width": 1100, "height": 760},
+                profile, executable_path=CHROMIUM, args=FLAGS, viewport={"width": 1100, "height": 800},
                 permissions=["microphone"],
             )  # fmt: skip
             try:

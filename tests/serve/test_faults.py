@@ -52,7 +52,7 @@ def bomb(width=20_000, height=20_000) -> bytes:
 
 def test_who_is_sent_away_while_it_starts_frees_its_place():
     with serving(Engine(patient=True)) as server:
-        for _ in range(20):
+        for _ in range(12):
             with Client(server) as client:
                 client.until("ready", 3.0)
                 client.tell("start")

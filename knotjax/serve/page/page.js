@@ -312,7 +312,8 @@ function page() {
     pen.clearRect(0, 0, width, height);
     pen.font = "18px system-ui";
     pen.lineWidth = 1;
-    for (let mark = Math.ceil(low / 500) * 500; mark <= high; mark += 500) {
+    const step = 500 * 2 ** Math.max(0, Math.ceil(Math.log2((high - low) / 2500)));
+    for (let mark = Math.ceil(low / step) * step; mark <= high; mark += step) {
       pen.strokeStyle = pen.fillStyle = mark ? "#2a323b" : "#4a545f";
       pen.beginPath();
       pen.moveTo(0, y(mark));
