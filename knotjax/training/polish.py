@@ -95,7 +95,7 @@ def polish(section, workdir: Path, codec: PatchCodec, params: dict, pairs: list,
     """Run or resume the stage.
 
     Args:
-      section: steps, rate and so on of the optimiser; share, batch, ema, mouth, smooth (see `codec_fit.decoding_error`).
+      section: steps, rate and so on of the optimiser; share, batch, ema, mouth, smooth of `decoding_error`.
       params: of the codec.
       pairs: of paths, rendered clip and its stream.
 
