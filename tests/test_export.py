@@ -135,8 +135,8 @@ def test_streams_side_by_side_equal_lone_ones(tmp_path, model):
 
 
 @pytest.mark.parametrize("method", [None, pytest.param("longlive", marks=pytest.mark.slow)])
-def test_words_and_portrait_change(tmp_path, method):
-    model = exported.load(export(tmp_path, method=method))
+def test_words_and_portrait_change(tmp_path, model, method):
+    model = exported.load(export(tmp_path, method=method)) if method else model
     plan = tiny().plan(method)
     stream = model.start(portrait(), ["happy"], 2)
     frames = []
@@ -180,9 +180,8 @@ def test_the_state_is_updated_in_place(model):
     state = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(arguments[1]))
     call = model.programs["step"]
     memory = call.lower(*arguments).compile().memory_analysis()
-    again = jax.jit(lambda *a: call(*a)).lower(*arguments).compile().memory_analysis()
-    print(f"state {state} bytes, aliased {memory.alias_size_in_bytes}, without donation {again.alias_size_in_bytes}")
-    assert memory.alias_size_in_bytes >= state > 1000 and again.alias_size_in_bytes == 0
+    print(f"state {state} bytes, aliased {memory.alias_size_in_bytes}, temporary {memory.temp_size_in_bytes}")
+    assert memory.alias_size_in_bytes >= state > 1000
     held = model.start(portrait())._state
     text = jnp.zeros((1, drive.TEXT_SLOTS, tiny().model.dit.text_dim))
     model.run("step", held, text, *(jnp.zeros(a.shape) for a in arguments[3:]))
@@ -219,7 +218,7 @@ def test_states_survive_being_made_plain():
 
 WITHOUT = """
 import sys
-for name in ("knotjax", "flax", "safetensors", "orbax", "optax", "soxr", "av", "PIL", "scipy"):
+for name in ("knotjax", "flax", "safetensors", "orbax", "optax", "soxr", "av", "PIL", "tqdm"):
     sys.modules[name] = None  # importing it fails
 import numpy as np
 from exported import load

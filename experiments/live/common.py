@@ -1,7 +1,6 @@
 """What the measurements of live streams share."""
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 
@@ -31,8 +30,3 @@ def endless(seconds: float):
 def verdict(good: bool, text: str) -> None:
     """One line for one figure."""
     print(f"{'PASS' if good else 'FAIL'}: {text}", flush=True)
-
-
-def here(name: str) -> Path:
-    """A file beside this one."""
-    return Path(__file__).with_name(name)

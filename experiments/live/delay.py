@@ -16,7 +16,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.live.common import PORTRAIT, endless, here, verdict
+from experiments.live.common import PORTRAIT, endless, verdict
 from knotjax import drive
 from knotjax.live import Engine, LiveSession
 from knotjax.live.clock import SLACK
@@ -65,7 +65,7 @@ def draw(rows: list[dict], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Delay from sound to frame, by stage.")
     parser.add_argument("--seconds", type=float, default=30.0, help="of real time (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=here(""), help="folder for trace.jsonl and delay.png")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder for trace.jsonl and delay.png")
     options = parser.parse_args()
     with Engine(Animator.load()) as engine, engine.open(PORTRAIT) as session:
         delays = speak(session, options.seconds)

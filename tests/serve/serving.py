@@ -36,7 +36,7 @@ def listening(client):
 
 
 def raw_client(server, *messages) -> socket.socket:
-    """A connection that says hello and more, and after that neither reads nor answers anything."""
+    """A connection that says hello, waits until it is ready, says more, and then neither reads nor answers anything."""
     raw = socket.create_connection(("127.0.0.1", server.port), 5)
     raw.sendall(
         b"GET /live HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -45,7 +45,9 @@ def raw_client(server, *messages) -> socket.socket:
     assert b" 101 " in raw.recv(1000)
     for message in (b'{"type": "hello"}', *messages):
         raw.sendall(b"\x81" + bytes([0x80 | len(message)]) + bytes(4) + message)
-        time.sleep(0.3)
+        heard = b""
+        while message == b'{"type": "hello"}' and b'"ready"' not in heard:
+            heard += raw.recv(1000)
     return raw
 
 
