@@ -2,15 +2,15 @@
 
     python -m knotjax train --config=configs/small.py --workdir=out/small
 
-Needs the extra `train` and Debian's espeak-ng. The stages (corpus, codec, DiT, decoder, export) are resumed where they stopped
-when the same command is given again. `--config=configs/small.py:debug` does everything once, tiny, in about two
+Needs the extra `train` and Debian's espeak-ng. The stages (corpus, codec, DiT, decoder, export) are resumed where they
+stopped when the same command is given again. `--config=configs/small.py:debug` does everything once, tiny, in about two
 minutes.
 
 On two CPU cores (AMD EPYC, no accelerator) 1,000 clips take 4 minutes, the codec 6, a step 0.65 to 1.1 s, and the
-decoder's second training 10 minutes. The shipped
-weights had 8,600 steps at a quarter of the size and 9,300 more after they were grown to this one; the command above
-has not been run to its end from nothing. `experiments/small_model` holds the loss curves, the figures and the exact
-commands. More steps help: `--config.start=knotjax/assets/small` goes on from the shipped weights.
+decoder's second training 10 minutes. The shipped weights had 8,600 steps at a quarter of the size and 9,300 more after
+they were grown to this one; the command above has not been run to its end from nothing. `experiments/small_model` holds
+the loss curves, the figures and the exact commands. More steps help: `--config.start=knotjax/assets/small` goes on from
+the shipped weights.
 """
 
 import ml_collections
