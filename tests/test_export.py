@@ -234,6 +234,7 @@ def test_runs_where_knotjax_is_not(made, tmp_path):
     np.save(here / "picture.npy", portrait())
     np.save(here / "wave.npy", WAVE)
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # as in this process
     done = subprocess.run([sys.executable, "-c", WITHOUT], cwd=here, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert np.array_equal(np.load(here / "frames.npy")[0], in_process(emotion="sad", seed=3))
