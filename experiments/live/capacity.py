@@ -22,7 +22,8 @@ def misses(animator: Animator, streams: int, batched: bool, seconds: float) -> t
         sessions = [stack.enter_context(engine.open(PORTRAIT, seed=n)) for n, engine in enumerate(engines)]
         run(sessions, seconds)
         reports = [session.report() for session in sessions]
-    return sum(r["misses"] + r["stalls"] for r in reports), reports[0]["block_ms"]["p50"]
+    missed = sum(r["misses"] + r["stalls"] + (r["made"] == 0) for r in reports)
+    return missed, reports[0]["block_ms"]["p50"] if reports[0]["block_ms"] else float("nan")
 
 
 def capacity(animator: Animator, batched: bool, seconds: float, most: int) -> int:

@@ -35,9 +35,9 @@ def main() -> None:
         report = session.report()
     print(json.dumps(report, indent=1))
     counted = {name: report[name] for name in ("misses", "late", "dropped", "stalls")}
-    block, delay = report["block_ms"], 1000 * report["delay_seconds"]
+    block, delay = report["block_ms"] or dict.fromkeys(("p50", "p95", "p99"), "-"), 1000 * report["delay_seconds"]
     verdict(
-        not any(counted.values()),
+        report["made"] > 0 and not any(counted.values()),
         f"{minutes:g} min at 25 fps, {report['made']} frames, delay {delay:.0f} ms: {counted}, "
         f"block p50 {block['p50']} ms p95 {block['p95']} ms p99 {block['p99']} ms",
     )

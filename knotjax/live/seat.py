@@ -40,8 +40,9 @@ class Seat:
     What is late, when paced:
       A frame that comes out after it is due is late. If the whole 40 ms that it was to be shown for are over, it is
       dropped with its sound. Of more than two blocks that wait to be taken the oldest is dropped with its sound. What
-      was dropped leaves a hole in the numbers; the frames after it keep their numbers and times. A stream whose next
-      block cannot begin within one block's time stalls: all that follows is shown later by so many whole blocks.
+      was dropped leaves a hole in the numbers; the frames after it keep their numbers and times. A stream whose block
+      begins or comes out late by a whole block's time or more stalls: that block and all that follow are shown later by
+      so many whole blocks. So a device that is too slow shows some of every block.
     Without pace nothing is dropped: no block is made before there is room for it.
     """
 
@@ -130,9 +131,7 @@ class Seat:
         if self.pace is None:
             return len(self.out) < BLOCKS and self._covered
         behind = self._beat.before(now) - self.pace.beat(self.timeline.step)
-        if behind >= 1:
-            self.pace.shift(behind)
-            self.stalls += 1
+        self._stall(behind)
         return behind >= 0
 
     def begin(self) -> int:
@@ -178,6 +177,11 @@ class Seat:
         """Go on where `save` was called."""
         self._kinds, self.over, self._ended = kinds, numbers["over"], numbers["ended"]
 
+    def _stall(self, blocks: int) -> None:
+        if blocks >= 1:
+            self.pace.shift(blocks)
+            self.stalls += 1
+
     @property
     def _covered(self) -> bool:
         return self.position >= self.timeline.needed(self.timeline.step)
@@ -193,8 +197,9 @@ class Seat:
         self._ended |= bool((kinds == LAST).any())
         due, gone = now, 0
         if self.pace is not None:
+            block.slack = self.pace.due(first) - now
+            self._stall(int(-block.slack // self._beat.period))
             due = self.pace.due(first)
-            block.slack = due - now
             late = int(np.clip(np.ceil((now - due) * drive.FPS), 0, count))
             gone = int(np.clip(np.floor((now - due) * drive.FPS), 0, count))
             self.late += late
