@@ -119,7 +119,8 @@ def polish(section, workdir: Path, codec: PatchCodec, params: dict, pairs: list,
 
     optimiser = loop.make_optimiser(**section.optimiser)
     update = loop.make_update(loss, optimiser, section.ema)
-    state = loop.init_state(jax.tree.map(jnp.asarray, params["synthesis"]), optimiser, seed)
+    weights = jax.tree.map(jnp.copy, params["synthesis"])  # the update uses its own up
+    state = loop.init_state(weights, optimiser, seed)
     index, count = sharding.data_shard(kept.mesh) if kept.mesh else (0, 1)
     data = corpus.batches(pairs, Generated(section.share), section.batch // count, seed, (index, count))
     state = loop.run("polish", workdir, update, state, data, kept, steps=section.optimiser.steps)

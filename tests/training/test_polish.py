@@ -98,4 +98,4 @@ def test_the_decoder_learns_what_the_generator_does_wrong(corpus_and_codec, tmp_
 
     before, after = float(error(params)), float(error(polished))
     print("mean squared error", before, "->", after)
-    assert after < 0.7 * before
+    assert after < 0.85 * before
