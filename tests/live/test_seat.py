@@ -54,7 +54,7 @@ def test_late_frames():
     assert (seat.late, seat.misses, seat.dropped["late"]) == (3, 1, 2)
     assert shown.first == 2 and len(shown.frames) == 7 and shown.due == pytest.approx(0.9275 + 0.08)
     assert len(shown.sound) == 7 * FRAME
-    block(seat, 1.2875 + 0.44)
+    block(seat, 1.2875 + 0.45)
     assert seat.take(5.0).first == 20 and (seat.dropped["late"], seat.misses, seat.stalls) == (13, 2, 0)
     block(seat, 1.7675 + 7 * 0.48 + 0.11)  # late by seven blocks and a little: shown from now on
     shown = seat.take(6.0)
