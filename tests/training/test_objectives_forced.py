@@ -30,6 +30,7 @@ class Setting:
         self.plan, self.model = plan, tiny(memory_ratio=plan.ratio)
         c = self.model.config
         self.params = {"dit": random_params(self.model, 6, dtype)}
+        self.apply = jax.jit(self.model.apply)
         rows = frames + plan.knot.frames
         self.batch = {
             "latents": normal(rng, (2, rows, *GRID, c.latent_channels), dtype),
