@@ -9,15 +9,12 @@ import numpy as np
 
 from knotjax import drive
 from knotjax.errors import InputError
+from knotjax.live import Overrun
 from knotjax.media import read_picture
 from knotjax.media.samples import Samples
 
 FRAME = drive.SAMPLE_RATE // drive.FPS
 FIRST, BLOCK, BEHIND = 9, 12, 24  # frames of the first block, of the others, and late from which they are dropped
-
-
-class Overrun(InputError):
-    """More than 10 s of sound would be queued."""
 
 
 class Full(InputError):
