@@ -45,7 +45,7 @@ class Client:
         self._hub, self._settings, self._life = hub, hub.settings, Life()
         self._line = Line(socket, hub.settings.send_seconds, hub.counts)
         self._delivery = Delivery(self._line, hub)
-        self._controls = Controls(self._line, hub, self._life, self._delivery, lambda: self.ask_to_end(1000, "bye"))
+        self._controls = Controls(self._line, hub, self._life, self._delivery, self.ask_to_end)
         self._asked = asyncio.Event()  # to end
         self._end: Ended | None = None
         self._first_at = None
@@ -141,6 +141,7 @@ class Client:
             await asyncio.wait([opening])
             if opening.exception() is None:
                 await self._hub.in_thread(opening.result().close)
+        await self._delivery.close()
 
     def _check_time(self) -> None:
         now = time.monotonic()

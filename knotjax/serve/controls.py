@@ -22,11 +22,20 @@ from knotjax.serve.uploads import Upload
 TOLD_EVERY = 1.0  # seconds between two messages that sound was dropped
 
 
+def _webrtc():
+    """The module, which takes a while to load."""
+    try:
+        from knotjax.serve import webrtc
+    except ModuleNotFoundError as error:
+        raise InputError(f'WebRTC needs {error.name}: pip install "knotjax[webrtc]"') from None
+    return webrtc
+
+
 class Controls:
     """Reads what one client sends, and does it.
 
     Args:
-      leave: called when the client wants to.
+      leave: called with a close code and a reason when it is to end.
 
     Attributes:
       session: of the engine, once it streams, else None.
@@ -35,7 +44,7 @@ class Controls:
       heard: when the newest message came that is more than a confirmation.
     """
 
-    def __init__(self, line: Line, hub: Hub, life: Life, delivery: Delivery, leave: Callable[[], None]):
+    def __init__(self, line: Line, hub: Hub, life: Life, delivery: Delivery, leave: Callable[[int, str], None]):
         self.session = self.opening = self.output = None
         self.greeted, self.started = asyncio.Event(), asyncio.Event()
         self.heard = time.monotonic()
@@ -88,11 +97,26 @@ class Controls:
         self.greeted.set()
 
     async def _on_bye(self, message) -> None:
-        self._leave()
+        self._leave(1000, "bye")
 
     async def _on_portrait(self, message) -> None:
         self._line.spend(limits.PICTURE_COST, "portraits")
         self._upload = Upload(message.bytes)
+
+    async def _on_offer(self, message) -> None:
+        self._line.spend(limits.PICTURE_COST, "offers")
+        if self._delivery.peer is not None:
+            raise Refusal("out_of_order", "offer cannot be sent twice")
+        webrtc = await self._use(self._hub.in_thread(_webrtc))
+        broke = limits.AGAIN, "the media connection broke"
+        peer = self._delivery.peer = webrtc.Peer(self._line.address, lambda: self._leave(*broke))
+        try:
+            sdp = await peer.answer(message.sdp)
+        except Refusal:
+            self._delivery.peer = None
+            await peer.close()
+            raise
+        await self._line.tell(type="answer", sdp=sdp)
 
     async def _on_start(self, message) -> None:
         options = {"seed": message.seed, "emotion": message.emotion, "action": message.action}
@@ -104,7 +128,7 @@ class Controls:
 
     def _open(self, options: dict) -> Output:
         session = self._hub.engine.open(self._picture, **options)
-        return Output(session, self._hub.size, self._hub.settings.record)
+        return Output(session, self._hub.size, self._hub.settings.record, pack=self._delivery.peer is None)
 
     async def _on_sound(self, message) -> None:
         self._rate = message.rate
@@ -114,7 +138,7 @@ class Controls:
 
     async def _on_interrupt(self, message) -> None:
         await self._use(self._hub.in_thread(self.session.interrupt))
-        self._delivery.cut = True
+        self._delivery.interrupt(self.session.turn)
 
     async def _on_switch(self, message) -> None:
         changes = message.model_dump(exclude={"type"})

@@ -1,7 +1,8 @@
-"""How fragments get to a client: only so many are on their way at once."""
+"""How a stream gets to its client: as fragments, only so many on their way at once, or over WebRTC."""
 
 import asyncio
 import contextlib
+import dataclasses
 import time
 
 from knotjax.serve import limits
@@ -23,11 +24,11 @@ class Delivery:
 
     Attributes:
       last: fragment sent, or None.
-      cut: whether the next fragment is the first after an interruption.
+      peer: media connection that shows them, else they are sent as they are.
     """
 
     def __init__(self, line: Line, hub: Hub):
-        self.last, self.cut = None, False
+        self.last, self.peer, self._cut = None, None, False
         self._line, self._hub = line, hub
         self._news = asyncio.Event()  # a fragment was confirmed, or nobody waits for it any more
         self._ending = False
@@ -38,6 +39,17 @@ class Delivery:
         """Let nothing wait for confirmations any more."""
         self._ending = True
         self._news.set()
+
+    def interrupt(self, turn: int) -> None:
+        """What comes next is the first after an interruption; `turn` is their number."""
+        self._cut = True
+        if self.peer is not None:
+            self.peer.interrupt(turn)
+
+    async def close(self) -> None:
+        """Nothing more is sent."""
+        if self.peer is not None:
+            await self.peer.close()
 
     def confirm(self, number: int) -> None:
         """A fragment and those before it have arrived.
@@ -59,6 +71,10 @@ class Delivery:
         Raises:
           Ended: it takes too long.
         """
+        if self.peer is not None:  # RTP is not confirmed: who is too slow loses some of it
+            if not await self.peer.connected():
+                raise Ended(limits.AGAIN, f"no media connection within {limits.PEER_SECONDS:g} s", "timeout")
+            return
         seconds = self._hub.settings.send_seconds
         until = time.monotonic() + seconds
         while self._sent - self._confirmed >= limits.UNCONFIRMED and not self._ending:
@@ -77,17 +93,30 @@ class Delivery:
         Raises:
           Ended: the client is gone or does not read.
         """
-        if fragment.head:
+        cut, self._cut = self._cut, False
+        if self.peer is not None:
+            fragment = dataclasses.replace(fragment, left_out=fragment.left_out + self.peer.left_out)
+            await self._show(fragment, cut, recording)
+        else:
+            await self._send(fragment, cut, recording)
+        self.last = dataclasses.replace(fragment, data=b"", shown=None)
+        self._hub.fragment_ms.append(fragment.encode_ms)
+        self._hub.counts["fragments"] += 1
+
+    async def _show(self, fragment: Fragment, cut: bool, recording: str | None) -> None:
+        if fragment.number == 0:
+            await self._line.tell(type="started", mime=None)
+        self.peer.show(fragment.shown)
+        await self._line.tell(**self._report(fragment, cut, recording))
+
+    async def _send(self, fragment: Fragment, cut: bool, recording: str | None) -> None:
+        if fragment.number == 0:
             await self._line.tell(type="started", mime=fragment.mime)
             await self._line.send(fragment.head)
-        cut, self.cut = self.cut, False
         self._sent_at[fragment.number] = time.monotonic()
         self._sent = fragment.number + 1
         await self._line.tell(**self._report(fragment, cut, recording))
         await self._line.send(fragment.data)
-        self.last = fragment
-        self._hub.fragment_ms.append(fragment.encode_ms)
-        self._hub.counts["fragments"] += 1
         self._hub.counts["bytes"] += len(fragment.data)
 
     def _report(self, fragment: Fragment, cut: bool, recording: str | None) -> dict:

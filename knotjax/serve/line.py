@@ -56,6 +56,12 @@ class Line:
         """Of the request that opened it."""
         return self._socket.headers
 
+    @property
+    def address(self) -> str:
+        """Of this machine, that the client reached."""
+        address = self._socket.scope["server"][0]
+        return address.removeprefix("::ffff:")
+
     async def receive(self) -> str | bytes:
         """The next message."""
         event = await self._socket.receive()
