@@ -17,7 +17,6 @@ from knotjax.drive import FPS, SAMPLE_RATE
 from knotjax.serve import limits
 from knotjax.serve.messages import Refusal
 
-FRAME = SAMPLE_RATE // FPS  # samples of a pixel frame
 PACKET = SAMPLE_RATE // 50  # samples of a packet of sound, 20 ms
 TICKS = {"video": 90_000, "audio": SAMPLE_RATE}  # per second, of the times of frames
 HELD = {"video": 2 * FPS, "audio": 2 * 50}  # frames that may wait: 2 s; of more the oldest are dropped
@@ -68,12 +67,10 @@ class Track(MediaStreamTrack):
 
 def confine(connection: RTCPeerConnection, address: str) -> None:
     """Let a connection use one address of this machine; by itself it takes all but that of the loopback."""
-    for transceiver in connection.getTransceivers():
-        ice = transceiver.receiver.transport.transport.iceGatherer._connection
-        if not hasattr(ice, "confined"):
-            gather = ice.get_component_candidates
-            ice.get_component_candidates = lambda component, addresses, gather=gather: gather(component, [address])
-            ice.confined = True
+    transports = {one.receiver.transport.transport for one in connection.getTransceivers()}
+    for ice in (transport.iceGatherer._connection for transport in transports):
+        gather = ice.get_component_candidates
+        ice.get_component_candidates = lambda component, addresses, gather=gather: gather(component, [address])
 
 
 class Peer:
