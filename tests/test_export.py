@@ -1,5 +1,6 @@
 """Exported folders make the frames that the library makes, in place, and refuse what is not theirs."""
 
+import dataclasses
 import json
 import os
 import re
@@ -359,6 +360,34 @@ def test_the_command(quick, tmp_path, capsys):
     assert {name for name in after if "first" in name}
 
 
+CONFIG = """
+import ml_collections
+
+def get_config(layers={layers}):
+    config = ml_collections.ConfigDict()
+    config.method = "rolling_forcing"
+    config.plan = dict(sink=2, shift=3.0)
+    config.dit = ml_collections.ConfigDict({dit} | dict(layers=int(layers)))
+    return config
+"""
+
+
+def test_a_training_config_names_method_and_plan(quick, tmp_path, capsys):
+    sizes = dataclasses.asdict(tiny().model.dit)
+    (tmp_path / "config.py").write_text(CONFIG.format(dit=sizes, layers=sizes["layers"]))
+    where, config = tmp_path / "made", str(tmp_path / "config.py")
+    assert cli.main(["export", "-o", str(where), "--platforms", "cpu", "--config", config]) == 0
+    signature = json.loads((where / "manifest.json").read_text())["config"]
+    plan = dataclasses.asdict(METHODS["rolling_forcing"](sink=2, shift=3.0))
+    assert signature["method"] == "rolling_forcing"
+    assert json.dumps({name: signature["plan"][name] for name in plan}) == json.dumps(plan)
+    assert plan != dataclasses.asdict(tiny().plan("rolling_forcing"))
+    capsys.readouterr()
+    other = tmp_path / "other"
+    assert cli.main(["export", "-o", str(other), "--config", f"{config}:{2 * sizes['layers']}"]) == 2
+    assert "--weights" in capsys.readouterr().err and not other.exists()
+
+
 COMMANDS = {
     "no folder": ([], "-o"),
     "batch": (["-o", "new", "--batch", "0"], "1 .. 1024"),
@@ -366,6 +395,9 @@ COMMANDS = {
     "kernel": (["-o", "new", "--kernel", "splash"], "--platforms tpu"),
     "unknown kernel": (["-o", "new", "--kernel", "fast"], "fast"),
     "method": (["-o", "new", "--method", "nonsense"], "nonsense"),
+    "no config": (["-o", "new", "--config", "nowhere.py"], "nowhere.py"),
+    "no config, but a file": (["-o", "new", "--config", "file"], "not a config"),
+    "config and method": (["-o", "new", "--config", "file", "--method", "live_act"], "not allowed"),
     "a file": (["-o", "file"], "a file"),
     "full": (["-o", "model"], "--overwrite"),
     "a model": (["-o", "model", "--overwrite"], "holds a model"),

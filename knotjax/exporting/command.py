@@ -5,10 +5,17 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from absl import flags
+from ml_collections import config_flags
+
 from knotjax.arguments import Parser
+from knotjax.bundle import Bundle
 from knotjax.errors import InputError
 from knotjax.exporting.folder import KERNELS, LOADER, PLATFORMS, write
+from knotjax.models.dit import DiTConfig
 from knotjax.pipeline import Animator
+from knotjax.streaming.methods import METHODS
+from knotjax.streaming.plan import StreamPlan
 from knotjax.weights import MANIFEST, load_weights
 
 MAX_BATCH = 1024
@@ -35,7 +42,13 @@ def _parser() -> Parser:
     )
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write, new or empty")
     parser.add_argument("--weights", metavar="DIR", help="a trained model (default: the one that comes along)")
-    parser.add_argument("--method", help="streaming method (default: the one that the model was trained for)")
+    plan = parser.add_mutually_exclusive_group()
+    plan.add_argument("--method", help="streaming method (default: the one that the model was trained for)")
+    plan.add_argument(
+        "--config",
+        metavar="FILE.py",
+        help="take method and plan from a config of `knotjax train`, such as configs/small.py:debug",
+    )
     parser.add_argument(
         "--batch", type=_batch, default=1, metavar="N", help="streams that run side by side (default: %(default)s)"
     )
@@ -54,6 +67,26 @@ def _parser() -> Parser:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an export in DIR")
     return parser
+
+
+def _configured(text: str, model: Bundle) -> tuple[str, StreamPlan]:
+    """Method and plan that a training config names.
+
+    Raises:
+      InputError: it cannot be read, or is of a model of other sizes.
+    """
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_file("config", flag_values=values)
+    try:
+        values(["knotjax export", f"--config={text}"])
+        method, sizes = config.value.method, DiTConfig(**config.value.dit)
+        plan = METHODS[method](**config.value.plan)
+    except Exception as error:  # a config is a program
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"--config {text}: not a config of `knotjax train` ({reason[:200]})") from error
+    if sizes != model.dit:
+        raise InputError(f"--config {text}: of a model of other sizes: add --weights with the model that it trained")
+    return method, plan
 
 
 def _check_output(folder: Path, overwrite: bool) -> None:
@@ -86,8 +119,10 @@ def main(arguments: list[str]) -> None:
     folder = Path(options.output)
     _check_output(folder, options.overwrite)
     animator = Animator.load(options.weights)
-    method = options.method or animator.model.method
-    plan = animator.plan(method)
+    if options.config:
+        method, plan = _configured(options.config, animator.model)
+    else:
+        method, plan = options.method or animator.model.method, animator.plan(options.method)
     try:
         signature = write(
             animator.model, plan, folder, method=method, batch=options.batch, platforms=options.platforms,

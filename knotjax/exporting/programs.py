@@ -91,7 +91,7 @@ def programs(model: Bundle, plan: StreamPlan, batch: int = 1, kernel: str = "xla
         return plain(init_stream(dit, plan, unflatten(weights)["dit"], portrait[:, None], text, key))
 
     def hear(samples, first):
-        features = jax.lax.map(partial(speech._log_mel, frames=rows), samples)  # [B, rows, C], as a lone stream's
+        features = jax.lax.map(partial(speech.log_mel, frames=rows), samples)  # [B, rows, C], as a lone stream's
         silent = first + jnp.arange(rows) < 0
         features = jnp.where(silent[:, None], jnp.float32(speech.SILENCE), features)
         return features[:, drive.STRIDE * jnp.arange(plan.span)[:, None] + jnp.arange(speech.WINDOW_FRAMES)]

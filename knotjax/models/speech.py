@@ -41,7 +41,16 @@ def mel_filters() -> np.ndarray:
 
 
 @partial(jax.jit, static_argnames="frames")
-def _log_mel(samples, frames):
+def log_mel(samples, frames: int):
+    """Log-mel rows of pixel frames, scaled to about zero mean and unit spread.
+
+    Args:
+      samples: float32 [frames * FRAME + 2 * MARGIN], mono, 16 kHz, -1 .. 1, from MARGIN samples before the first frame.
+      frames: their number; one compiled program each.
+
+    Returns:
+      float32 [frames, WIDTH].
+    """
     at = HOP * jnp.arange(frames * HOPS)[:, None] + jnp.arange(WINDOW)
     spectrum = jnp.fft.rfft(samples[at] * jnp.hanning(WINDOW + 1)[:WINDOW], FFT)  # [hops, FFT / 2 + 1]
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
@@ -66,7 +75,7 @@ def speech_rows(wave, frames: int) -> np.ndarray:
     kept = min(len(wave), len(padded) - MARGIN)
     padded[MARGIN : MARGIN + kept] = wave[:kept]
     size = PIECE * FRAME
-    rows = [_log_mel(padded[i * size : (i + 1) * size + 2 * MARGIN], PIECE) for i in range(pieces)]
+    rows = [log_mel(padded[i * size : (i + 1) * size + 2 * MARGIN], PIECE) for i in range(pieces)]
     return np.concatenate(rows)[:frames] if rows else np.zeros((0, WIDTH), np.float32)
 
 
@@ -154,7 +163,7 @@ class LiveSpeech:
         pieces = max(0, -(-last // PIECE) - self._piece)
         padded = np.zeros(pieces * size + 2 * MARGIN, np.float32)
         padded[: len(held)] = held[: len(padded)]
-        rows = [_log_mel(padded[i * size : (i + 1) * size + 2 * MARGIN], PIECE) for i in range(pieces)]
+        rows = [log_mel(padded[i * size : (i + 1) * size + 2 * MARGIN], PIECE) for i in range(pieces)]
         first = self._piece * PIECE
         rows = np.concatenate(rows)[: last - first] if rows else np.zeros((0, WIDTH), np.float32)
         return speech_windows(rows, start, count, first)

@@ -1,6 +1,7 @@
 """The server: a page, a WebSocket, and what machines ask of it."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import socket
@@ -49,6 +50,7 @@ def create_app(hub: Hub) -> FastAPI:
         "method": hub.method,
         "emotions": EMOTIONS,
         "actions": ACTIONS,
+        "webrtc": importlib.util.find_spec("aiortc") is not None,
         "token": hub.settings.token is not None,
     }
 

@@ -44,6 +44,13 @@ class Portrait(Message):
     bytes: int = Field(ge=1, le=MAX_BYTES)
 
 
+class Offer(Message):
+    """The stream is to come as WebRTC: the client's description of the connection."""
+
+    type: Literal["offer"]
+    sdp: str = Field(min_length=1)
+
+
 class Start(Message):
     """Begin to stream, with the portrait uploaded last or the bundled one."""
 
@@ -97,7 +104,7 @@ class Bye(Message):
 
 _ANY = TypeAdapter(
     Annotated[
-        Hello | Portrait | Start | Sound | End | Interrupt | Switch | Got | Bye,
+        Hello | Portrait | Offer | Start | Sound | End | Interrupt | Switch | Got | Bye,
         Field(discriminator="type"),
     ]
 )

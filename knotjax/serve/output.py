@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from knotjax.drive import FPS
-from knotjax.serve.live_mp4 import LiveMp4
+from knotjax.serve.live_mp4 import FRAME, LiveMp4
 from knotjax.serve.recordings import Recording
 
 _log = logging.getLogger(__name__)
@@ -19,13 +19,14 @@ class Fragment:
     """A piece of the video, ready to be sent."""
 
     number: int  # from 0
-    data: bytes
+    data: bytes  # empty if nobody needs it packed
     begins: float  # seconds of video before it
     seconds: float
     left_out: int  # frames that the stream dropped so far
     idle: bool  # whether nobody speaks
     encode_ms: float
     stream: dict  # what the session reports of itself, as plain values
+    shown: object  # what the session showed
     head: bytes = b""  # what goes before it: set in the first
     mime: str = ""
 
@@ -37,16 +38,18 @@ class Output:
       session: what `Engine.open` returned; closed by `close`.
       size: height and width of its frames in pixels.
       folder: where to keep a recording, or None.
+      pack: whether the client needs fragments as bytes.
 
     Attributes:
       recording_failed: why the recording ended early, or None.
     """
 
-    def __init__(self, session, size: int, folder: Path | None):
-        self.session, self._folder, self._mp4 = session, folder, LiveMp4(size)
+    def __init__(self, session, size: int, folder: Path | None, pack: bool = True):
+        self.session, self._folder = session, folder
+        self._mp4 = LiveMp4(size) if pack or folder is not None else None
         self._lock, self._closed = threading.Lock(), False
         self._recording = self.recording_failed = None
-        self._number = self._next = self._left_out = 0
+        self._number = self._next = self._left_out = self._frames = 0
 
     def next(self, timeout: float) -> Fragment | None:
         """The next fragment, or None if none comes within `timeout` seconds."""
@@ -55,20 +58,19 @@ class Output:
             if shown is None:
                 return None
             began = time.perf_counter()
-            first, before = self._number == 0, self._mp4.frames
+            first, times = self._number == 0, len(shown.sound) // FRAME
             if first:
                 self._next = shown.first
-            data = self._mp4.add(shown.frames, shown.sound)
-            times = self._mp4.frames - before
+            data = self._mp4.add(shown.frames, shown.sound) if self._mp4 else b""
             self._left_out += max(0, shown.first - self._next) + times - min(times, len(shown.frames))
             self._next = shown.first + times
             self._record(data)
             fragment = Fragment(
-                self._number, data, before / FPS, times / FPS, self._left_out, bool(shown.idle),
-                1000 * (time.perf_counter() - began), _plain(self.session.report()),
-                *((self._mp4.head, self._mp4.mime) if first else ()),
+                self._number, data, self._frames / FPS, times / FPS, self._left_out, bool(shown.idle),
+                1000 * (time.perf_counter() - began), _plain(self.session.report()), shown,
+                *((self._mp4.head, self._mp4.mime) if first and self._mp4 else ()),
             )  # fmt: skip
-            self._number += 1
+            self._number, self._frames = self._number + 1, self._frames + times
             return fragment
 
     def close(self) -> None:
@@ -93,7 +95,8 @@ class Output:
             self._recording_ended(error)
 
     def _finish(self) -> None:
-        self._mp4.close()
+        if self._mp4:
+            self._mp4.close()
         if self._recording is not None:
             try:
                 self._recording.close()

@@ -23,7 +23,7 @@ NEXT = {
 MAY_SEND = {
     State.GREETING: {"hello"},
     State.WAITING: {"bye"},
-    State.READY: {"portrait", "picture data", "start", "bye"},
+    State.READY: {"portrait", "picture data", "offer", "start", "bye"},
     State.LIVE: {"portrait", "picture data", "sound", "sound data", "end", "interrupt", "switch", "got", "bye"},
     State.CLOSED: set(),
 }

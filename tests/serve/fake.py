@@ -9,15 +9,12 @@ import numpy as np
 
 from knotjax import drive
 from knotjax.errors import InputError
+from knotjax.live import Overrun
 from knotjax.media import read_picture
 from knotjax.media.samples import Samples
 
 FRAME = drive.SAMPLE_RATE // drive.FPS
 FIRST, BLOCK, BEHIND = 9, 12, 24  # frames of the first block, of the others, and late from which they are dropped
-
-
-class Overrun(InputError):
-    """More than 10 s of sound would be queued."""
 
 
 class Full(InputError):
@@ -31,6 +28,7 @@ class Shown:
     first: int
     due: float
     idle: bool
+    turn: int = 0
 
 
 class Engine:
@@ -71,7 +69,7 @@ class Session:
         self._noise = np.random.default_rng(seed).integers(0, 40, picture.shape, np.uint8)
         self._samples, self._queue = Samples(), np.zeros(0, np.float32)
         self._lock, self._began, self._frame, self._made = threading.RLock(), time.monotonic(), 0, 0
-        self.closed, self.calls, self.dropped = False, [], 0
+        self.closed, self.calls, self.dropped, self.turn = False, [], 0, 0
 
     def __enter__(self):
         return self
@@ -93,6 +91,7 @@ class Session:
     def interrupt(self):
         with self._lock:
             self.calls.append(("interrupt",))
+            self.turn += 1
             self._queue = self._queue[:0]
 
     def switch(self, image=None, emotion=None, action=None, strength=None, ramp=0.0):
@@ -133,7 +132,7 @@ class Session:
             sound, self._queue = np.pad(held, (0, FRAME * count - len(held))), self._queue[len(held) :]
             first, self._frame, self._made = self._frame, self._frame + count, self._made + 1
             frames = np.stack([self._draw(first + n, sound[FRAME * n : FRAME * (n + 1)]) for n in range(count)])
-            return Shown(frames, sound, first, due, not len(held))
+            return Shown(frames, sound, first, due, not len(held), self.turn)
 
     def _draw(self, number, sound):
         size = self._engine.size

@@ -90,3 +90,32 @@ def test_a_page_catches_up_after_a_pause(server):
         page.evaluate("() => { delete document.getElementById('video').play; }")
         page.until("window.live.jumps > 0 && window.live.hand < 3.0", 20.0)
         page.until(LIVE)
+
+
+def test_webrtc(tmp_path):
+    pytest.importorskip("aiortc", reason="extra 'webrtc'")
+    tone = 0.5 * np.sin(2 * np.pi * 300 * np.arange(16_000) / 16_000)
+    (tmp_path / "voice.wav").write_bytes(browser.bursts(tone, 6.0))
+    with serving(Engine(size=128)) as server, browser.browsing(server.port) as page:
+        page.click("webrtc")
+        page.start()
+        page.until(LIVE)
+        assert page.evaluate("() => Boolean(document.getElementById('video').srcObject)")
+        page.speak(str(tmp_path / "voice.wav"))
+        times, patches, sums = page.watch(MOUTH, 9.0)
+        darkness = 255 - patches.mean(1)
+        share = (darkness > (darkness.min() + darkness.max()) / 2).mean()
+        flips = np.abs(np.diff(darkness > (darkness.min() + darkness.max()) / 2)).sum()
+        print(f"mouth open in {share:.2f} of the looks, {flips} times between open and shut")
+        assert len(set(np.round(sums))) > 20 and times[-1] - times[0] > 5.0
+        assert np.ptp(darkness) > 20 and 0.15 < share < 0.6 and flips >= 4, "three bursts of sound"
+        page.click("interrupt")
+        session = server.engine.opened[-1]
+        wait(lambda: ("interrupt",) in session.calls)
+        assert page.error == "" and page.faults == []
+        page.click("leave")
+        wait(lambda: not server.hub.busy, 5.0)
+        page.until("document.getElementById('status').textContent === 'Not connected'")
+        page.click("webrtc")
+        page.start()
+        assert page.error == "" and page.evaluate("() => window.live.buffer !== null"), "fragments again"

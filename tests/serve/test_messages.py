@@ -10,6 +10,7 @@ GOOD = [
     {"type": "hello"},
     {"type": "hello", "token": "x" * 200},
     {"type": "portrait", "bytes": 20 * 2**20},
+    {"type": "offer", "sdp": "v=0"},
     {"type": "start", "seed": 2**32 - 1, "emotion": "happy", "action": "nod"},
     {"type": "sound", "rate": 8000},
     {"type": "end"},
@@ -52,7 +53,7 @@ BAD = {
     '{"type": "got", "fragment": ' + "9" * 400 + "}": "fragment",
     "[" * 2000: "message",
     '{"type":' * 500: "message",
-    '{"type": "end", "a": "' + "x" * 5000 + '"}': "characters",
+    '{"type": "end", "a": "' + "x" * 17_000 + '"}': "characters",
     '{"type": "end"}{"type": "end"}': "message",
     "\ud800": "message",
 }

@@ -22,7 +22,7 @@ function page() {
   const KEPT = 20; // seconds of the past that stay in the player
   const element = (id) => document.getElementById(id);
   const video = element("video");
-  const state = { socket: null, buffer: null, queue: [], points: [], stalls: 0, jumps: 0, speaking: null, frames: 0 };
+  const state = { socket: null, peer: null, live: false, buffer: null, queue: [], points: [], stalls: 0, jumps: 0, speaking: null, frames: 0 };
   window.live = state; // for tests and the curious
 
   // Telling.
@@ -36,6 +36,8 @@ function page() {
     element("error").hidden = !text;
   }
   function running(on) {
+    state.live = on;
+    element("webrtc").disabled = on || Boolean(state.socket);
     for (const id of ["interrupt", "leave", "hello", "microphone", "sound"]) element(id).disabled = !on;
     element("start").disabled = on || Boolean(state.socket);
   }
@@ -49,14 +51,14 @@ function page() {
   const words = () => ({ emotion: element("emotion").value || null, action: element("action").value || null });
 
   function start() {
-    if (!window.MediaSource) {
+    if (!window.MediaSource && !element("webrtc").checked) {
       complain("This browser cannot play live video (it lacks Media Source Extensions): use Chromium, Firefox, Edge or Safari on a computer.");
       return;
     }
     complain("");
     const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/live`);
     socket.binaryType = "arraybuffer";
-    Object.assign(state, { socket, queue: [], points: [], stalls: 0, jumps: 0, frames: 0, report: null, behind: BEHIND, hand: 0, cutAt: undefined });
+    Object.assign(state, { socket, buffer: null, queue: [], points: [], stalls: 0, jumps: 0, frames: 0, report: null, behind: BEHIND, hand: 0, cutAt: undefined });
     status("Connecting", "busy");
     running(false);
     socket.onopen = () => tell("hello", { token: element("token").value });
@@ -71,9 +73,14 @@ function page() {
       status("Starting", "busy");
       const file = element("picture").files[0];
       if (file) await upload(file);
-      tell("start", { seed: Math.floor(Math.random() * 2 ** 32), ...words() });
+      if (element("webrtc").checked) await call();
+      else begin();
+    } else if (message.type === "answer") {
+      await state.peer.setRemoteDescription({ type: "answer", sdp: message.sdp });
+      begin();
     } else if (message.type === "started") {
-      open(message.mime);
+      if (state.peer) play();
+      else open(message.mime);
     } else if (message.type === "report") {
       state.report = message;
       note(message);
@@ -82,8 +89,14 @@ function page() {
     }
   }
 
+  const begin = () => tell("start", { seed: Math.floor(Math.random() * 2 ** 32), ...words() });
+
   function closed(event) {
     stopSpeaking();
+    if (state.peer) {
+      state.peer.close();
+      state.peer = video.srcObject = null;
+    }
     state.socket = null;
     running(false);
     const bad = event.code !== 1000 && event.code !== 1005;
@@ -99,6 +112,27 @@ function page() {
     const data = await file.arrayBuffer();
     tell("portrait", { bytes: data.byteLength });
     for (let at = 0; at < data.byteLength; at += 2 ** 19) send(data.slice(at, at + 2 ** 19));
+  }
+
+  // WebRTC: the browser plays what comes by itself. The server's answer names the only address that is asked.
+
+  async function call() {
+    const peer = new RTCPeerConnection({ iceServers: [] }), stream = new MediaStream();
+    state.peer = peer;
+    peer.ontrack = ({ track }) => stream.addTrack(track);
+    peer.addTransceiver("video", { direction: "recvonly" });
+    peer.addTransceiver("audio", { direction: "recvonly" });
+    await peer.setLocalDescription();
+    video.srcObject = stream;
+    tell("offer", { sdp: peer.localDescription.sdp });
+  }
+
+  function play() {
+    video.play().catch((error) => {
+      if (error.name === "NotAllowedError") complain("The browser plays sound after a click only: press the picture.");
+    });
+    status("Live", "good");
+    running(true);
   }
 
   // The player: fragments go in, the live edge is kept near.
@@ -349,10 +383,10 @@ function page() {
     element("picture-name").textContent = file.name;
     element("portrait").src = URL.createObjectURL(file);
     video.poster = element("portrait").src;
-    if (state.buffer) upload(file);
+    if (state.live) upload(file);
   };
   for (const id of ["emotion", "action"]) {
-    element(id).onchange = ({ target }) => target.value && state.buffer && tell("switch", { [id]: target.value, ramp: 0.5 });
+    element(id).onchange = ({ target }) => target.value && state.live && tell("switch", { [id]: target.value, ramp: 0.5 });
   }
   element("muted").onchange = ({ target }) => { video.muted = target.checked; };
   addEventListener("beforeunload", () => tell("bye"));
@@ -362,6 +396,7 @@ function page() {
       for (const word of list) element(id).append(new Option(word, word));
     }
     element("token-field").hidden = !about.token;
+    element("webrtc-field").hidden = !(about.webrtc && window.RTCPeerConnection);
     document.querySelector("h1 span").textContent = `live · ${about.method.replaceAll("_", " ")}`;
   }).catch(() => complain("The server does not answer: is it still running?"));
 }
