@@ -99,8 +99,9 @@ class Client:
         self._connection.__exit__(None, None, None)
 
     def vanish(self):
-        """Cut the connection without a word."""
-        self.socket.socket.shutdown(socket.SHUT_RDWR)
+        """Cut the connection without a word, where the server has not done so."""
+        with contextlib.suppress(OSError):
+            self.socket.socket.shutdown(socket.SHUT_RDWR)
 
     def tell(self, kind, **fields):
         self.socket.send(json.dumps({"type": kind, **fields}))
