@@ -44,6 +44,16 @@ def served() -> tuple[subprocess.Popen, int]:
     raise SystemExit("the server does not become ready")
 
 
+def contrast(times: np.ndarray, moving: np.ndarray) -> tuple[float, float]:
+    """Mean movement of the mouth in the second of every two in which it moves more, and in the other one.
+
+    The speech comes in every other second; where in the video it begins is found by trying.
+    """
+    middles = (times[1:] + times[:-1]) / 2
+    halves = [(middles - start) % 2.0 < 1.0 for start in np.arange(0.0, 2.0, 0.1)]
+    return max(((moving[half].mean(), moving[~half].mean()) for half in halves), key=lambda pair: pair[0] / pair[1])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="A browser at the page.")
     parser.add_argument("--portrait", default=SHIPPED.parent / "portrait.png", help="picture to upload")
@@ -62,6 +72,9 @@ def main() -> None:
             report = page.evaluate("() => window.live.report")
             print(f"{len(sums)} looks, {len(set(np.round(sums)))} different pictures, {np.ptp(times):.1f} s of video")
             print(f"mouth region changes by {moving.mean():.2f} of 255 from look to look, at most {moving.max():.2f}")
+            spoken, silent = contrast(times, moving)
+            print(f"in the spoken second of every two it changes by {spoken:.2f}, in the silent one by {silent:.2f}")
+            assert spoken > 3.0 * silent, "the mouth does not follow the sound"
             page.click("interrupt")
             page.until("window.live.report.idle", 30.0)
             page.click("leave")
