@@ -136,7 +136,8 @@ def main() -> None:
     voice = np.resize(read_sound(SHIPPED.parent / "hello.wav"), round(SECONDS * 16_000))
     sound = (32767 * voice).astype("<i2").tobytes()
     rows, alone = [], None
-    with Unpaced(Animator.load(), slots=2) as engine, serving(engine, sessions=2) as server:
+    patient = dict(sessions=2, idle_seconds=3600.0)  # the calm client only listens
+    with Unpaced(Animator.load(), slots=2) as engine, serving(engine, **patient) as server:
         picture = read_picture(SHIPPED.parent / "portrait.png", engine.size)
         assert picture.shape[0] == server.hub.size
         for name, disturb in kinds.items():

@@ -84,7 +84,7 @@ def throw(server, count: int, seed: int, picture: bytes) -> dict:
 
 
 def fuzz(count: int, seed: int, folder) -> None:
-    with serving(sessions=2) as server, Client(server) as calm, listening(calm.begin()):
+    with serving(sessions=2, idle_seconds=3600.0) as server, Client(server) as calm, listening(calm.begin()):
         codes = throw(server, count, seed, picture_file(folder))
         wait(lambda: server.hub.busy == 1)
         had = len(calm.fragments)
