@@ -1,4 +1,4 @@
-"""What every test module shares: compiled programs are let go before the process runs out of memory mappings."""
+"""What test modules share: how tiny programs are compiled, and when compiled ones are let go."""
 
 from pathlib import Path
 
@@ -15,3 +15,11 @@ def few_mappings():
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > MAPPINGS:
         jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Most of the time of many tests is compilation of tiny programs, so leave out XLA's costly optimizations."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -43,11 +43,8 @@ def export(where, animator=None, method=None, **options):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Leaves out XLA's costly optimizations, on both sides of every comparison but that of the shipped model."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+def compiled_quickly(quick_compilation):
+    """Both sides of every comparison but that of the shipped model."""
 
 
 @pytest.fixture(scope="module")

@@ -63,17 +63,15 @@ def wire():
                 return time.perf_counter() - began
 
             yield send
-        server.shutdown()
 
 
-def speak(session: LiveSession, size: int, seconds: float, send) -> tuple[list[float], list[dict]]:
+def speak(session: LiveSession, output: Output, seconds: float, send) -> tuple[list[float], list[dict]]:
     """Push sound in real time with a click now and then.
 
     Returns:
       The delays from push to the frame of each click, and the seconds of packing and sending each block.
     """
     began, pushed, delays, clicks, sent = time.monotonic(), 0, [], [], []
-    output = Output(session, size, None)
     feed = endless(PIECE)
     while time.monotonic() - began < seconds:
         while (pushed + 1) * PIECE <= time.monotonic() - began:
@@ -118,8 +116,9 @@ def main() -> None:
     options = parser.parse_args()
     path = options.out / "trace.jsonl"
     with Engine(Animator.load()) as engine, engine.open(PORTRAIT) as session, wire() as send:
-        delays, sent = speak(session, engine.size, options.seconds, send)
-        report = session.report()
+        with contextlib.closing(Output(session, engine.size, None)) as output:
+            delays, sent = speak(session, output, options.seconds, send)
+            report = session.report()
         engine.trace(path)
     rows = [json.loads(line) | later for line, later in zip(path.read_text().splitlines(), sent)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

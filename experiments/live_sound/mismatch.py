@@ -18,15 +18,15 @@ from knotjax.drive import FPS, SAMPLE_RATE
 from knotjax.errors import InputError
 from knotjax.media import read_sound
 from knotjax.models.wav2vec2_live import live_states, normalize
+from knotjax.timeline import FRAME
 
 CONTEXTS = ((0.5, 0.0), (2.0, 0.0), (2.0, 0.2), (2.0, 0.5), (4.0, 0.2), (2.56, 2.56))
 BLOCK = 12  # rows at 25 a second: three latent frames
-HOP = SAMPLE_RATE // FPS
 
 
 def whole_clip(model, params, wave) -> np.ndarray:
     """Hidden states of all rows of a clip: [n] -> [L + 1, rows, C]."""
-    rows = len(wave) // HOP
+    rows = len(wave) // FRAME
     return np.asarray(jax.jit(lambda p, w: model.apply({"params": p}, w, rows))(params, normalize(wave)[None])[:, 0])
 
 
@@ -38,7 +38,7 @@ def streamed(model, params, wave, starts, left: float, right: float, own: bool) 
     """
     blocks = []
     for start in starts:
-        heard = wave[: round((start + BLOCK + right * FPS) * HOP)] if own else wave
+        heard = wave[: round((start + BLOCK + right * FPS) * FRAME)] if own else wave
         known = normalize(wave, heard=heard)
         blocks.append(live_states(model, params, known, start, BLOCK, left=left, right=right, fps=FPS))
     return np.concatenate(blocks, 1)
@@ -66,7 +66,7 @@ def main() -> None:
         raise SystemExit(str(error)) from None
     if len(wave) < 10 * SAMPLE_RATE:  # long enough that the clip's own ends are not in every window
         wave = np.tile(wave, -(-10 * SAMPLE_RATE // len(wave)))
-    wave = wave[: min(len(wave), 60 * SAMPLE_RATE) // HOP * HOP]
+    wave = wave[: min(len(wave), 60 * SAMPLE_RATE) // FRAME * FRAME]
     clip = whole_clip(model, params, wave)
     starts = range(0, clip.shape[1] - BLOCK + 1, BLOCK)
     seconds = len(wave) / SAMPLE_RATE

@@ -7,8 +7,8 @@ import numpy as np
 
 from knotjax.drive import FPS, SAMPLE_RATE
 from knotjax.media.fragments import COMMENT
+from knotjax.timeline import FRAME
 
-FRAME = SAMPLE_RATE // FPS  # samples of a pixel frame
 PACKET = SAMPLE_RATE // 50  # samples of an Opus packet, 20 ms
 VIDEO_SCALE, SOUND_SCALE = 12_800, SAMPLE_RATE  # ticks per second in the file
 FRAME_TICKS, PACKET_TICKS = VIDEO_SCALE // FPS, SOUND_SCALE // 50

@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 
 from knotjax.drive import FPS
-from knotjax.serve.live_mp4 import FRAME, LiveMp4
+from knotjax.serve.live_mp4 import LiveMp4
 from knotjax.serve.recordings import Recording
+from knotjax.timeline import FRAME
 
 _log = logging.getLogger(__name__)
 

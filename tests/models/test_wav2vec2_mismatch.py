@@ -1,7 +1,8 @@
 """The command that compares live sound features with those of the whole clip."""
 
-from experiments.live_sound.mismatch import BLOCK, HOP, mismatch, streamed, whole_clip
+from experiments.live_sound.mismatch import BLOCK, mismatch, streamed, whole_clip
 from knotjax.models.wav2vec2 import Wav2Vec2
+from knotjax.timeline import FRAME
 from tests.models.encoders import SHAPES, WAV2VEC2, random_params
 from tests.models.test_wav2vec2_live import speech
 
@@ -10,7 +11,7 @@ def test_more_context_is_nearer_and_all_of_it_is_exact():
     model, params = Wav2Vec2(WAV2VEC2["large"]), random_params(SHAPES["wav2vec2_large"])
     wave = 3.0 * speech(4) + 1.0
     clip, starts = whole_clip(model, params, wave), range(0, 4 * 25 - BLOCK, BLOCK)
-    assert clip.shape[1] == len(wave) // HOP
+    assert clip.shape[1] == len(wave) // FRAME
 
     def figures(left, right, own=False):
         live = streamed(model, params, wave, starts, left, right, own)

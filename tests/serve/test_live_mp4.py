@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from knotjax.media.fragments import COMMENT
-from knotjax.serve.live_mp4 import FRAME, LiveMp4
+from knotjax.serve.live_mp4 import LiveMp4
+from knotjax.timeline import FRAME
 
 SIZE = 64
 
