@@ -17,7 +17,7 @@ def get_config(arg: str = ""):
         method="knot_forcing",
         plan=dict(chunk=3, window=6, knot=1, start=8, stride=4),
         frames=21,  # SF
-        small_frames=15,
+        small_frames=21,
         stages=("teacher", "causal", "dmd"),
         kind="stream_flow",  # ours: the paper goes from its fine-tuned teacher to distillation without a word between
     )

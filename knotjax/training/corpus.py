@@ -5,8 +5,12 @@ two latents are kept per group: `group` (four frames) and `still` (its last fram
 reference picture).
 """
 
+import contextlib
 import logging
+import multiprocessing
+import os
 import time
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -34,23 +38,40 @@ def render(folder: Path, clips: int, seconds: float) -> list[Path]:
     length = int(seconds * FPS) // STRIDE * STRIDE
     paths = [folder / f"{seed:06d}.safetensors" for seed in range(clips)]
     missing = [seed for seed in range(clips) if not paths[seed].exists()]
-    start = time.time()
-    for done, seed in enumerate(missing, 1):
-        clip = make_clip(seed, seconds)
-        arrays = {
-            "frames": clip.frames[:length],
-            "speech": speech.speech_rows(clip.wave, length).astype(np.float16),
-            "channels": np.asarray(clip.channels[:length], np.float32),
-            "words": np.asarray(clip.words, np.int32),
-            "mouth": clip.mouth_box[:length],
-        }
-        part = paths[seed].with_suffix(".part")
-        save_file(arrays, part)
-        part.rename(paths[seed])
-        if done % 50 == 0:
-            left = (time.time() - start) / done * (len(missing) - done)
-            log.info("corpus: rendered %d of %d clips, %.0f s left", done, len(missing), left)
+    start, work = time.time(), partial(_render, seconds=seconds, length=length)
+    with contextlib.ExitStack() as stack:
+        workers = min(os.cpu_count() or 1, len(missing) // 32, 16)
+        if workers > 2:  # drawing keeps two cores busy as it is
+            context = multiprocessing.get_context("spawn")
+            pool = stack.enter_context(ProcessPoolExecutor(workers, context, initializer=_on_cpu))
+            rendered = pool.map(work, missing, (paths[seed] for seed in missing), chunksize=4)
+        else:
+            rendered = map(work, missing, (paths[seed] for seed in missing))
+        for done, _ in enumerate(rendered, 1):
+            if done % 50 == 0:
+                left = (time.time() - start) / done * (len(missing) - done)
+                log.info("corpus: rendered %d of %d clips, %.0f s left", done, len(missing), left)
     return paths
+
+
+def _on_cpu() -> None:
+    """Keep a worker off the accelerator, which its parent holds."""
+    jax.config.update("jax_platforms", "cpu")
+
+
+def _render(seed: int, path: Path, seconds: float, length: int) -> None:
+    """Render one clip into its file."""
+    clip = make_clip(seed, seconds)
+    arrays = {
+        "frames": clip.frames[:length],
+        "speech": speech.speech_rows(clip.wave, length).astype(np.float16),
+        "channels": np.asarray(clip.channels[:length], np.float32),
+        "words": np.asarray(clip.words, np.int32),
+        "mouth": clip.mouth_box[:length],
+    }
+    part = path.with_suffix(".part")
+    save_file(arrays, part)
+    part.rename(path)
 
 
 def read(path: Path, *names: str) -> dict[str, np.ndarray]:
@@ -194,4 +215,5 @@ def batches(source, transform, batch: int, seed: int, shard: tuple[int, int] = (
     epochs = 10**9 // len(source)  # grain cannot slice an endless dataset of batches of one
     dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat(epochs).random_map(transform.sample)
     dataset = dataset.batch(batch)[shard[0] :: shard[1]]
-    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)))
+    threads = min(8, max(1, (os.cpu_count() or 1) // 2))  # cores that an accelerator leaves idle
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8)))

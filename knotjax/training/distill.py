@@ -97,6 +97,14 @@ class Run:
         if jax.process_index() == 0:
             made.save(self.folder(stage), dtype)
 
+    def channel_weight(self, section):
+        """How much the errors of each latent channel count, [z]: as they do in pixels, but for the share
+        `section.channel_floor`, which counts all alike."""
+        if section.channel_floor == 1.0:
+            return 1.0
+        energy = jnp.square(self.codec_params["scale"])
+        return section.channel_floor + (1.0 - section.channel_floor) * energy / jnp.mean(energy)
+
     def data(self, section, knot: int = 0):
         """Batches of clips of `section.frames` latent frames and `knot` more."""
         windows = corpus.Windows(section.frames + knot, self.config.drop)
@@ -157,10 +165,10 @@ def prepare(config, workdir: Path, fallback: bool) -> Run:
 
 def teacher_stage(run: Run, section) -> tuple[Stage, object]:
     """Masked-inpainting fine-tune."""
-    settings = chosen(InpaintingConfig, section.objective)
+    settings, weight = chosen(InpaintingConfig, section.objective), run.channel_weight(section)
 
     def loss(params, ema, constants, batch, key):
-        return inpainting_flow(run.model, run.plan, settings, params, batch, key)
+        return inpainting_flow(run.model, run.plan, settings, params, batch, key, weight)
 
     stage = plain_stage(
         "teacher", loss, run.start, optimiser(section.optimiser), decay=section.ema, seed=run.config.seed
@@ -174,9 +182,7 @@ def causal_stage(run: Run, section) -> tuple[Stage, object]:
     model, plan, constants = run.model, run.plan, None
     data = run.data(section, plan.knot.frames)
     if name == "stream_flow":
-        settings = FlowConfig(**section.stream_flow)
-        energy = jnp.square(run.codec_params["scale"])
-        weight = section.channel_floor + (1.0 - section.channel_floor) * energy / jnp.mean(energy)
+        settings, weight = FlowConfig(**section.stream_flow), run.channel_weight(section)
 
         def loss(params, ema, constants, batch, key):
             text, _ = text_rows(model, params, batch)

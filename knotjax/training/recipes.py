@@ -56,7 +56,8 @@ def recipe(arg: str, *, method: str, plan: dict, frames: int, small_frames: int,
     config.teacher.frames, config.teacher.batch, config.teacher.ema = length, 64, 0.999  # ours
     config.teacher.steps = 5000  # ours: no paper gives it
     config.teacher.optimiser = dict(rate=1e-5, b1=0.9, only=())  # ours; `only`: modules that learn, () is all
-    config.teacher.objective = dict(shift=5.0, bell=True, floor=0.0)  # SF's flow trainers; shares hidden: the defaults
+    config.teacher.objective = dict(shift=5.0, bell=True, floor=0.0, mouth=0.0)  # SF's flow trainers; shares: defaults
+    config.teacher.channel_floor = 1.0
 
     config.causal = ml_collections.ConfigDict()
     config.causal.kind, config.causal.from_teacher = kind, True
@@ -85,12 +86,15 @@ def recipe(arg: str, *, method: str, plan: dict, frames: int, small_frames: int,
     config.dmd.objective = dict(shift=5.0, guidance=dict(scale=3.0))  # SF
 
     if little:
-        # Ours, for 2 M parameters and batches of 8; the shift is that of the small model.
-        config.teacher.batch = config.causal.batch = config.dmd.batch = 8
-        adapted = dict(rate=1e-3, warmup=50, cooldown=0.5, b2=0.98, muon=5e-3, only=())
-        config.teacher.steps = config.causal.steps = 2000
-        config.teacher.optimiser = config.causal.optimiser = dict(steps=2000, **adapted)
-        config.teacher.objective = dict(shift=3.0, bell=False, floor=0.3)
+        # Ours, for 6 M parameters; the shift is that of the small model.
+        config.clips = 2400
+        config.drop = dict(audio=0.05, all_motion=0.15, some_motion=0.15, words=0.3)
+        adapted = dict(warmup=50, b2=0.98, only=())
+        config.teacher.steps, config.causal.steps = 6000, 3000
+        config.teacher.optimiser = dict(steps=6000, rate=1e-3, muon=5e-3, cooldown=0.6, **adapted)
+        config.causal.optimiser = dict(steps=3000, rate=1e-3, muon=5e-3, cooldown=0.7, **adapted)
+        config.teacher.objective = dict(shift=3.0, bell=False, floor=0.3, mouth=3.0)
+        config.teacher.channel_floor = 0.2
         config.causal.ema = 0.995
         config.record.samples, config.record.shift, config.record.guidance = 400, 3.0, dict(scale=0.0)
         config.dmd.steps = 3000

@@ -29,16 +29,20 @@ class InpaintingConfig:
     past: int = 6
     max_lead: int = 8  # the reference stands 1 .. max_lead frames behind the last one
     blank: float = 0.1  # share of clips without words and sound, for guidance
+    mouth: float = 0.0  # how much more the errors of latents at the mouth count
 
 
-def inpainting_flow(model: DiT, plan: StreamPlan, config: InpaintingConfig, params, batch: Mapping, key):
+def inpainting_flow(
+    model: DiT, plan: StreamPlan, config: InpaintingConfig, params, batch: Mapping, key, channel_weight=1.0
+):
     """The flow-matching loss of a clip at one noise level, all frames looking at one another.
 
     Args:
       plan: says what `given` holds on frames to generate.
       params: {"dit": ..., "words": ...}.
       batch: latents [B, F, H, W, z], reference [B, 1, H, W, z], audio and motion [B, F, P, C], words (or text and
-        blank_text).
+        blank_text); with `config.mouth` also mouth, bool [B, F, H, W], latents at the mouth.
+      channel_weight: how much the errors of each latent channel count, [z].
 
     Returns:
       The loss and a dict of scalars. Given frames count too: what a knot gives is denoised a second time.
@@ -67,9 +71,11 @@ def inpainting_flow(model: DiT, plan: StreamPlan, config: InpaintingConfig, para
         model, plan, params["dit"], x, t, batch["reference"], conditions,
         lead=lead, known=known, latents=latents, seen=seen,
     )  # fmt: skip
-    each = jnp.mean(jnp.square((x0 - latents).astype(wide(latents.dtype))), (2, 3, 4))  # [B, F]
+    square = channel_weight * jnp.square((x0 - latents).astype(wide(latents.dtype)))
+    place = (1.0 + config.mouth * batch["mouth"])[..., None] if config.mouth else 1.0  # [B, F, H, W, 1]
+    each = jnp.mean(place * square, (2, 3, 4))  # [B, F]
     weight = 1.0 / jnp.square(config.floor + t / 1000.0)
     if config.bell:
         weight = weight * bell(t, config.shift)
     loss = jnp.mean(weight * each)
-    return loss, {"loss": loss, "error": jnp.mean(each)}
+    return loss, {"loss": loss, "error": jnp.mean(square)}
