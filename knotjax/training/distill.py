@@ -4,7 +4,7 @@ python -m knotjax train --config=configs/knot_forcing.py:small --workdir=out/kno
 
 `config.stages` lists the stages; each has its own section of the config, its own log and checkpoints, and resumes where
 it stopped. What a stage leaves behind (`workdir/<stage>/weights`, a model folder as `knotjax animate` reads it) is what
-the next ones start from:
+the next ones start from, in the same run or, when `config.stages` names only them, in a later one:
 
   teacher: masked-inpainting fine-tune of the bidirectional model.
   causal: causal initialisation, by the objective that its section names.
@@ -77,12 +77,12 @@ class Run:
         return dict(self.config.plan.items())
 
     def params(self, *stages: str):
-        """What the first of these stages that this run has, has left behind; without one, the run's start.
+        """Weights of the first of these stages that has left some in the workdir; without one, the run's start.
 
         Spread over the mesh that is set.
         """
         for stage in stages:
-            if stage in self.config.stages:
+            if self.folder(stage).exists():
                 left = bundle.load(self.folder(stage)).params
                 return sharding.place({name: left[name] for name in self.start})
         return self.start

@@ -90,14 +90,14 @@ def recipe(arg: str, *, method: str, plan: dict, frames: int, small_frames: int,
         config.clips = 2400
         config.drop = dict(audio=0.05, all_motion=0.15, some_motion=0.15, words=0.3)
         adapted = dict(warmup=50, b2=0.98, only=())
-        config.teacher.steps, config.causal.steps = 6000, 3000
-        config.teacher.optimiser = dict(steps=6000, rate=1e-3, muon=5e-3, cooldown=0.6, **adapted)
-        config.causal.optimiser = dict(steps=3000, rate=1e-3, muon=5e-3, cooldown=0.7, **adapted)
+        config.teacher.steps, config.causal.steps = 2500, 1000
+        config.teacher.optimiser = dict(steps=2500, rate=1e-3, muon=5e-3, cooldown=0.6, **adapted)
+        config.causal.optimiser = dict(steps=1000, rate=1e-3, muon=5e-3, cooldown=0.7, **adapted)
         config.teacher.objective = dict(shift=3.0, bell=False, floor=0.3, mouth=3.0)
         config.teacher.channel_floor = 0.2
         config.causal.ema = 0.995
         config.record.samples, config.record.shift, config.record.guidance = 400, 3.0, dict(scale=0.0)
-        config.dmd.steps = 3000
+        config.dmd.steps, config.dmd.batch = 650, 8  # 130 of the student
         config.dmd.generator, config.dmd.critic = dict(rate=3e-5, warmup=20), dict(rate=1e-4, warmup=100)
         config.dmd.schedule.update(dict(ema=0.99, ema_start=40))
         config.dmd.objective = dict(shift=3.0, floor=0.3, guidance=dict(scale=0.0))

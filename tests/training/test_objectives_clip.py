@@ -87,6 +87,16 @@ def test_inpainting_hides_and_gives_as_it_says(monkeypatch):
     assert np.all((np.asarray(seen["conditions"].audio).reshape(size, -1) == 0).all(1) == silent)
     assert set(np.asarray(seen["lead"])) == set(range(1, 9))
 
+    # Errors of 0.5 count (1 + mouth) where the mouth is, and as each channel does.
+    touched = np.random.default_rng(0).random(batch["latents"].shape[:-1]) < 0.3
+    weight = np.linspace(0.2, 2.0, batch["latents"].shape[-1])
+    config = inpainting.InpaintingConfig(floor=0.2, mouth=3.0)
+    inputs = (s.params, batch | {"mouth": jnp.asarray(touched)}, jax.random.key(0), weight)
+    loss, scalars = inpainting.inpainting_flow(s.model, s.plan, config, *inputs)
+    place = (1 + 3 * touched).mean((2, 3))  # [B, F]
+    np.testing.assert_allclose(loss, np.mean(0.25 * place * weight.mean() / (0.2 + t / 1000) ** 2), rtol=1e-5)
+    np.testing.assert_allclose(scalars["error"], 0.25 * weight.mean(), rtol=1e-5)
+
 
 def test_trajectory_is_an_euler_solution():
     """x' = v over the shifted grid, with guided v, state by state."""
