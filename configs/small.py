@@ -1,4 +1,4 @@
-"""The small model that knotjax ships: 128 px, 6 M parameters, procedural portraits, trained on a CPU.
+"""The small model before its distillation: 128 px, 6 M parameters, procedural portraits, trained on a CPU.
 
     python -m knotjax train --config=configs/small.py --workdir=out/small
 
@@ -7,10 +7,11 @@ stopped when the same command is given again. `--config=configs/small.py:debug` 
 minutes.
 
 On two CPU cores (AMD EPYC, no accelerator) 1,000 clips take 4 minutes, the codec 6, a step 0.65 to 1.1 s, and the
-decoder's second training 10 minutes. The shipped weights had 8,600 steps at a quarter of the size and 9,300 more after
-they were grown to this one; the command above has not been run to its end from nothing. `experiments/small_model` holds
-the loss curves, the figures and the exact commands. More steps help: `--config.start=knotjax/assets/small` goes on from
-the shipped weights.
+decoder's second training 10 minutes. The weights that the distillation of `configs/knot_forcing.py` began with had
+8,600 steps at a quarter of the size and 9,300 more after they were grown to this one; the command above has not been
+run to its end from nothing. `experiments/small_model` holds the loss curves, the figures and the exact commands,
+`experiments/distill` those of the distillation. More steps help: `--config.start=FOLDER` goes on from a model's
+weights.
 """
 
 import ml_collections
