@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from experiments.shipped import portrait_latent
 from knotjax import bundle, drive, evaluate, portrait_stream
 from knotjax.evaluation import metrics, mouth, strips, tables, tracks
 from knotjax.models import motion, speech
-from knotjax.models.text import WordTable
 from knotjax.pipeline import Animator
 from knotjax.training.clip import Guidance
 from knotjax.training.objectives.ode import ode_trajectory
@@ -34,21 +34,14 @@ AHEAD = 0.4  # seconds of sound after the clip, which its last frames hear
 
 def sample(model: bundle.Bundle, clip, protocol: str) -> dict[str, np.ndarray]:
     """What a clip's generation is given: reference [1, h, w, z], audio and motion [F, P, C], words [2]."""
-    pixels = portrait_stream.open_decoder(model.pixels, model.params["codec"], clip.frames[0])
     present = np.full(len(drive.GROUPS), protocol == "driven")
     rows = speech.speech_rows(clip.wave, len(clip.frames))
     return {
-        "reference": np.asarray(pixels.portrait),
+        "reference": np.asarray(portrait_latent(model, clip.frames[0])[0]),
         "audio": speech.speech_windows(rows, 0, LATENTS),
         "motion": motion.motion_windows(clip.channels, present, 0, LATENTS),
         "words": clip.words if protocol == "driven" else np.zeros_like(clip.words),
     }
-
-
-def text_of(model: bundle.Bundle, batch):
-    """Text rows of a batch's words, [B, T, text_dim]."""
-    table = WordTable(len(drive.WORDS), model.dit.text_dim)
-    return table.apply({"params": model.params["words"]}, jnp.asarray(batch["words"]))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -65,7 +58,7 @@ def sampled(model: bundle.Bundle, plan, batch, steps: int, shift: float, seed: i
 def streamed(model: bundle.Bundle, plan, batch, seed: int):
     """Clips of the streaming student, [B, F, h, w, z]."""
     shown = batch | {"latents": np.zeros((len(batch["words"]), LATENTS))}
-    return stream(model.denoiser, plan, model.params["dit"], text_of(model, batch), shown, seed)
+    return stream(model.denoiser, plan, model.params["dit"], model.text(batch["words"]), shown, seed)
 
 
 def video(model: bundle.Bundle, clip, latents) -> np.ndarray:

@@ -44,10 +44,10 @@ def render(folder: Path, clips: int, seconds: float) -> list[Path]:
         if workers > 2:  # drawing keeps two cores busy as it is
             context = multiprocessing.get_context("spawn")
             pool = stack.enter_context(ProcessPoolExecutor(workers, context, initializer=_on_cpu))
-            rendered = pool.map(work, missing, (paths[seed] for seed in missing), chunksize=4)
+            spread = partial(pool.map, chunksize=4)
         else:
-            rendered = map(work, missing, (paths[seed] for seed in missing))
-        for done, _ in enumerate(rendered, 1):
+            spread = map
+        for done, _ in enumerate(spread(work, missing, [paths[seed] for seed in missing]), 1):
             if done % 50 == 0:
                 left = (time.time() - start) / done * (len(missing) - done)
                 log.info("corpus: rendered %d of %d clips, %.0f s left", done, len(missing), left)

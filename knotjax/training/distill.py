@@ -97,14 +97,6 @@ class Run:
         if jax.process_index() == 0:
             made.save(self.folder(stage), dtype)
 
-    def channel_weight(self, section):
-        """How much the errors of each latent channel count, [z]: as they do in pixels, but for the share
-        `section.channel_floor`, which counts all alike."""
-        if section.channel_floor == 1.0:
-            return 1.0
-        energy = jnp.square(self.codec_params["scale"])
-        return section.channel_floor + (1.0 - section.channel_floor) * energy / jnp.mean(energy)
-
     def data(self, section, knot: int = 0):
         """Batches of clips of `section.frames` latent frames and `knot` more."""
         windows = corpus.Windows(section.frames + knot, self.config.drop)
@@ -165,7 +157,8 @@ def prepare(config, workdir: Path, fallback: bool) -> Run:
 
 def teacher_stage(run: Run, section) -> tuple[Stage, object]:
     """Masked-inpainting fine-tune."""
-    settings, weight = chosen(InpaintingConfig, section.objective), run.channel_weight(section)
+    settings = chosen(InpaintingConfig, section.objective)
+    weight = trainer.channel_weight(run.codec_params, section.channel_floor)
 
     def loss(params, ema, constants, batch, key):
         return inpainting_flow(run.model, run.plan, settings, params, batch, key, weight)
@@ -182,7 +175,8 @@ def causal_stage(run: Run, section) -> tuple[Stage, object]:
     model, plan, constants = run.model, run.plan, None
     data = run.data(section, plan.knot.frames)
     if name == "stream_flow":
-        settings, weight = FlowConfig(**section.stream_flow), run.channel_weight(section)
+        settings = FlowConfig(**section.stream_flow)
+        weight = trainer.channel_weight(run.codec_params, section.channel_floor)
 
         def loss(params, ema, constants, batch, key):
             text, _ = text_rows(model, params, batch)

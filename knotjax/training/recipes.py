@@ -89,10 +89,10 @@ def recipe(arg: str, *, method: str, plan: dict, frames: int, small_frames: int,
         # Ours, for 6 M parameters; the shift is that of the small model.
         config.clips = 2400
         config.drop = dict(audio=0.05, all_motion=0.15, some_motion=0.15, words=0.3)
-        adapted = dict(warmup=50, b2=0.98, only=())
+        adapted = dict(rate=1e-3, muon=5e-3, warmup=50, b2=0.98, only=())
         config.teacher.steps, config.causal.steps = 2500, 1000
-        config.teacher.optimiser = dict(steps=2500, rate=1e-3, muon=5e-3, cooldown=0.6, **adapted)
-        config.causal.optimiser = dict(steps=1000, rate=1e-3, muon=5e-3, cooldown=0.7, **adapted)
+        config.teacher.optimiser = dict(steps=2500, cooldown=0.6, **adapted)
+        config.causal.optimiser = dict(steps=1000, cooldown=0.7, **adapted)
         config.teacher.objective = dict(shift=3.0, bell=False, floor=0.3, mouth=3.0)
         config.teacher.channel_floor = 0.2
         config.causal.ema = 0.995

@@ -93,6 +93,12 @@ def trained_codec(config, workdir: Path, paths: list[Path], start: bundle.Bundle
     return codec, jax.tree.map(jnp.asarray, unflatten(load_weights(folder)[0]))
 
 
+def channel_weight(codec_params, floor: float):
+    """How much the errors of each latent channel count, [z]: as in pixels, with `floor` for those that show little."""
+    energy = jnp.square(codec_params["scale"])
+    return floor + (1.0 - floor) * energy / jnp.mean(energy)
+
+
 def starting_point(config) -> bundle.Bundle | None:
     """The model that `config.start` names, grown to the config's sizes when it is smaller.
 
@@ -156,9 +162,7 @@ def train(config, workdir: Path, fallback: bool = False) -> None:
         params = {name: start.params[name] for name in params}
     log.info("DiT: %d parameters", sum(array.size for array in jax.tree.leaves(params)))
 
-    # Errors count as they do in pixels, with a floor for channels that show little.
-    energy = jnp.square(codec_params["scale"])
-    weight = config.channel_floor + (1.0 - config.channel_floor) * energy / jnp.mean(energy)
+    weight = channel_weight(codec_params, config.channel_floor)
 
     def text_of(params, batch):
         return WordTable(len(WORDS), sizes.text_dim).apply({"params": params["words"]}, batch["words"])
