@@ -1,4 +1,4 @@
-"""The corpus is the same however many cores draw it."""
+"""The training corpus is the same however many cores draw it."""
 
 import pytest
 
