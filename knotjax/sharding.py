@@ -121,13 +121,13 @@ def split_tokens(x):
 
 
 def join_tokens(kv):
-    """Keys or values [B, F, S, N, D]: by batch and heads, whole along the sequence."""
-    return _constrain(kv, P(BATCH, None, None, "tensor", None))
+    """Keys or values [B, F, N, S, D]: by batch and heads, whole along the sequence."""
+    return _constrain(kv, P(BATCH, None, "tensor", None, None))
 
 
 def split_caches(kv):
-    """Cached keys or values [L, P, B, F, S, N, D]: by batch and heads, never by frame or token."""
-    return _constrain(kv, P(None, None, BATCH, None, None, "tensor", None))
+    """Cached keys or values [L, P, B, F, N, S, D]: by batch and heads, never by frame or token."""
+    return _constrain(kv, P(None, None, BATCH, None, "tensor", None, None))
 
 
 def split_batch(tree):

@@ -142,6 +142,13 @@ def test_streams_side_by_side_equal_lone_ones(tmp_path, model):
     assert np.array_equal(counted[0], frames[0]) and not np.array_equal(counted[0], counted[1])
 
 
+def test_a_program_for_tpus_alone(tmp_path):
+    """The step holds the kernel, and reads the ring where it lies."""
+    (step,) = export(tmp_path / "tpu", kernel="splash", platforms=("tpu",)).glob("step-*.stablehlo")
+    program = step.read_bytes()
+    assert b"tpu_custom_call" in program and b"LayoutConstraint" in program
+
+
 @pytest.mark.parametrize("method", [None, pytest.param("longlive", marks=pytest.mark.slow)])
 def test_words_and_portrait_change(tmp_path, model, method):
     model = exported.load(export(tmp_path, method=method)) if method else model

@@ -206,7 +206,7 @@ def forward(config: DiTConfig, frames: int, context: int, grid: tuple[int, int],
         shape(1, frames, *c.audio_window, dtype=dtype) if c.audio_tokens else None,
         shape(1, frames, *c.motion_window, dtype=dtype) if c.motion_tokens else None,
     )
-    kv = shape(c.layers, 1, context, size, c.heads, c.head_dim, dtype=dtype)
+    kv = shape(c.layers, 1, context, c.heads, size, c.head_dim, dtype=dtype)
     past = (Context(kv, kv, shape(1, context, dtype=jnp.int32), shape(1, context, dtype=jnp.bool_)),) if context else ()
     params = jax.eval_shape(model.init, jax.random.key(0), x, x, row, row, position, drive)["params"]
 

@@ -95,7 +95,7 @@ def forward(path: Path, layers: int) -> dict:
     def times(first, count):
         return jnp.arange(first, first + count, dtype=jnp.int32)[None]
 
-    keys = tuple(normal(layers, 1, CONTEXT, tokens, config.heads, config.head_dim) for _ in "kv")
+    keys = tuple(normal(layers, 1, CONTEXT, config.heads, tokens, config.head_dim) for _ in "kv")
     context = Context(*keys, times(-CONTEXT, CONTEXT), jnp.ones((1, CONTEXT), bool))
     x, still = normal(1, FRAMES, *GRID, 16), jnp.ones((1, FRAMES), jnp.float32)
     arguments = (x, x, still, 900 * still, times(0, FRAMES), Conditions(normal(1, TEXT, config.text_dim)), (context,))

@@ -23,6 +23,7 @@ from knotjax.models.conditioning import (
     PixelFrameTokens,
 )
 from knotjax.models.dit_config import MASKS, Conditions, Context, DiTConfig, undriven
+from knotjax.models.kernels import in_place
 
 __all__ = ["Conditions", "Context", "DiT", "DiTConfig", "undriven"]
 
@@ -87,21 +88,28 @@ class Block(nn.Module):
           e: [B, F, 6, C], timestep modulation shared by all blocks.
           angle: [B, F, S, D / 2], rotation of the own tokens.
           own_valid: bool [B, F], frames that exist, or None when all do.
-          contexts: tuple of (k [B, Fc, S, N, D], v, angle [B, Fc, S, D / 2], valid [B, Fc]).
+          contexts: tuple of (k [B, Fc, N, S, D], v, angle [B, Fc, S, D / 2], valid [B, Fc]).
           added: [B, F, C], packed sound of this block, or None.
           text: [B, T, C].
           image: [B, A, C] or None.
           audio, motion: [B, F, tokens, width] or None.
 
         Returns:
-          x [B, F, S, C] and this layer's own (k, v), each [B, F, S, N, D].
+          x [B, F, S, C] and this layer's own (k, v), each [B, F, N, S, D].
         """
         c = self.config
         batch, frames, size, _ = x.shape
-        heads = (batch, frames, size, c.heads, c.head_dim)
 
         def dense(features, name):
             return nn.Dense(features, name=name, dtype=x.dtype, kernel_init=nn.initializers.xavier_uniform())
+
+        def headed(y):  # [B, F, S, C] -> [B, F, N, S, D]
+            return y.reshape(batch, frames, size, c.heads, c.head_dim).swapaxes(2, 3)
+
+        def joined(parts):  # of [B, F, N, S, D] -> [B, all tokens, N, D]
+            return jnp.concatenate(parts, 1).swapaxes(2, 3).reshape(flat)
+
+        flat = (batch, -1, c.heads, c.head_dim)
 
         table = self.param("modulation", nn.initializers.normal(c.dim**-0.5), (6, c.dim))
         m = (table + e)[:, :, :, None]  # [B, F, 6, 1, C]
@@ -110,9 +118,9 @@ class Block(nn.Module):
         if added is not None:
             x = x + added[:, :, None]
         y = (layer_norm(x, c.eps) * (1 + scale_sa) + shift_sa).astype(x.dtype)
-        q = RMSNorm(c.eps, name="norm_q")(dense(c.dim, "q")(y)).reshape(heads)
-        k = RMSNorm(c.eps, name="norm_k")(dense(c.dim, "k")(y)).reshape(heads)
-        v = dense(c.dim, "v")(y).reshape(heads)
+        q = headed(RMSNorm(c.eps, name="norm_q")(dense(c.dim, "q")(y)))
+        k = headed(RMSNorm(c.eps, name="norm_k")(dense(c.dim, "k")(y)))
+        v = headed(dense(c.dim, "v")(y))
         k, v = sharding.join_tokens(k), sharding.join_tokens(v)
         keys, values = [rope.rotate(k, angle)], [v]
         valid = [jnp.ones((batch, frames), bool) if own_valid is None else own_valid]
@@ -120,11 +128,8 @@ class Block(nn.Module):
             keys.append(rope.rotate(context_k.astype(k.dtype), context_angle))
             values.append(context_v.astype(v.dtype))
             valid.append(context_valid)
-        flat = (batch, -1, c.heads, c.head_dim)
         out = attend(
-            rope.rotate(q, angle).reshape(flat),
-            jnp.concatenate(keys, 1).reshape(flat),
-            jnp.concatenate(values, 1).reshape(flat),
+            *(joined(parts) for parts in ([rope.rotate(q, angle)], keys, values)),
             None if own_valid is None and not contexts else jnp.repeat(jnp.concatenate(valid, 1), size, axis=1),
             kernel=self.kernel,
         )
@@ -167,7 +172,7 @@ class BlockGroup(nn.Module):
             if sets is None:
                 return tuple(a[i] for a in kv)
             *sets, which = sets
-            return tuple(a[group * self.config.motion_every + i, which] for a in sets)
+            return tuple(in_place(a[group * self.config.motion_every + i, which], self.kernel) for a in sets)
 
         own_k, own_v = [], []
         for i in range(self.config.motion_every):
@@ -205,7 +210,7 @@ class DiT(nn.Module):
 
         Returns:
           The prediction [B, F, H, W, z] (see `DiTConfig.prediction`) and own keys and values, each
-          [L, B, F, S, N, D]: keys after the norm and before rotation.
+          [L, B, F, N, S, D]: keys after the norm and before rotation.
         """
         c = self.config
         batch, frames, height, width, z = x.shape

@@ -79,11 +79,11 @@ class DiTConfig:
 class Context:
     """Keys and values of frames that the network may look at but does not compute."""
 
-    k: jax.Array  # [L, B, F, S, N, D], after the key norm and before rotation
-    v: jax.Array  # [L, B, F, S, N, D]
+    k: jax.Array  # [L, B, F, N, S, D], after the key norm and before rotation
+    v: jax.Array  # [L, B, F, N, S, D]
     position: jax.Array  # int32 [B, F], temporal positions, on the same origin as the queries' positions
     valid: jax.Array  # bool [B, F], frames that exist
-    which: jax.Array | None = None  # int32 []: k and v are P sets, [L, P, B, F, S, N, D], and this one is read in place
+    which: jax.Array | None = None  # int32 []: k and v are P sets, [L, P, B, F, N, S, D], and this one is read in place
 
 
 @jax.tree_util.register_dataclass

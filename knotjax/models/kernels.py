@@ -6,6 +6,7 @@ because masks that are known only at run time work in neither.
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 BLOCK = 512  # queries and keys that splash attention takes at once
 
@@ -44,6 +45,15 @@ def cudnn(q, k, v, valid=None):
     if valid is not None:
         k, v, lengths = existing_first(k, v, valid)
     return jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths, implementation="cudnn")
+
+
+def in_place(x, kernel: str):
+    """One layer's part of a cache, read where it lies.
+
+    On a TPU the compiler would rather have the whole cache in the order of axes that a layer's products like best, and
+    keep a copy of it in that order; so this part's order is fixed.
+    """
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim)))) if kernel == "splash" else x
 
 
 KERNELS = {"splash": splash, "cudnn": cudnn}

@@ -44,10 +44,10 @@ def rotate(x, angle):
     """Turn the interleaved channel pairs (2i, 2i+1) of x by the given angles.
 
     Args:
-      x: [B, F, S, N, D].
+      x: [B, F, N, S, D].
       angle: [B, F, S, D / 2].
     """
-    cos, sin = jnp.cos(angle)[:, :, :, None], jnp.sin(angle)[:, :, :, None]  # [B, F, S, 1, D / 2]
+    cos, sin = jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None]  # [B, F, 1, S, D / 2]
     wide = x.astype(angle.dtype)
     even, odd = wide[..., 0::2], wide[..., 1::2]
     turned = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], -1)

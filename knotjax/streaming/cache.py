@@ -18,8 +18,8 @@ import jax.numpy as jnp
 class KeyValues:
     """Keys (before rotation) and values of some frames, in P sets: one, or one per denoising pass."""
 
-    k: jax.Array  # [L, P, B, F, S, N, D]
-    v: jax.Array  # [L, P, B, F, S, N, D]
+    k: jax.Array  # [L, P, B, F, N, S, D]
+    v: jax.Array  # [L, P, B, F, N, S, D]
 
     @property
     def frames(self) -> int:
@@ -31,7 +31,7 @@ class KeyValues:
 
 
 def empty(sets: int, frames: int, like: jax.Array) -> KeyValues:
-    """Zeros for `frames` frames; `like` [..., L, B, F, S, N, D] gives the other sizes and the dtype."""
+    """Zeros for `frames` frames; `like` [..., L, B, F, N, S, D] gives the other sizes and the dtype."""
     layers, batch = like.shape[-6:-4]
     shape = (layers, sets, batch, frames, *like.shape[-3:])
     return KeyValues(jnp.zeros(shape, like.dtype), jnp.zeros(shape, like.dtype))
@@ -42,18 +42,22 @@ def capacity(budget: int, unit: int) -> int:
     return -(-budget // unit) * unit if budget else 0
 
 
+def _start(at, slot):
+    """Where one set's frames from a slot on begin."""
+    return tuple(jnp.asarray(i, jnp.int32) for i in (0, at, 0, slot, 0, 0, 0))
+
+
 def put(held: KeyValues, new, at, slot=0) -> KeyValues:
     """Write frames into one set.
 
     Args:
-      new: k, v [L, B, n, S, N, D].
+      new: k, v [L, B, n, N, S, D].
       at: int32 [], the set.
       slot: where the first of the frames goes.
     """
 
     def write(old, fresh):
-        start = tuple(jnp.asarray(i, jnp.int32) for i in (0, at, 0, slot, 0, 0, 0))
-        return jax.lax.dynamic_update_slice(old, fresh[:, None].astype(old.dtype), start)
+        return jax.lax.dynamic_update_slice(old, fresh[:, None].astype(old.dtype), _start(at, slot))
 
     return held.map(write, KeyValues(*new))
 
@@ -62,7 +66,7 @@ def append(ring: KeyValues, new, at, written) -> KeyValues:
     """Write the next frames of one set, over its oldest ones.
 
     Args:
-      new: k, v [L, B, n, S, N, D], as many frames as every write has.
+      new: k, v [L, B, n, N, S, D], as many frames as every write has.
       at: int32 [], the set.
       written: int32 [], frames written before; a multiple of the unit.
     """
@@ -75,8 +79,14 @@ def ages(slots: int, written) -> jax.Array:
 
 
 def leaving(ring: KeyValues, at, budget: int, count: int, written):
-    """The first `count` of one set's newest `budget` frames, in order of time: k, v [L, B, count, S, N, D]."""
+    """The first `count` of one set's newest `budget` frames, in order of time: k, v [L, B, count, N, S, D]."""
     if not count:
         return tuple(held[:, 0, :, :0] for held in (ring.k, ring.v))
-    slot = (written - budget + jnp.arange(count, dtype=jnp.int32)) % ring.frames
-    return tuple(jnp.moveaxis(held[:, at, :, slot], 0, 2) for held in (ring.k, ring.v))
+    slots = [(written - budget + i) % ring.frames for i in range(count)]
+
+    def read(held):
+        sizes = (held.shape[0], 1, held.shape[2], 1, *held.shape[4:])
+        parts = (jax.lax.dynamic_slice(held, _start(at, slot), sizes) for slot in slots)
+        return jnp.concatenate([part[:, 0] for part in parts], 2)
+
+    return read(ring.k), read(ring.v)

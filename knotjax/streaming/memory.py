@@ -1,5 +1,6 @@
 """ConvKV memory: compressing the keys and values that leave the ring (SoulX-LiveAct, Sec. 3.3, Eq. 6)."""
 
+import jax
 import jax.numpy as jnp
 
 from knotjax.streaming.plan import StreamPlan
@@ -21,45 +22,49 @@ def kernels(plan: StreamPlan, params):
 
 
 def compress(plan: StreamPlan, x, kernel):
-    """Every `ratio` neighbours become one frame: [L, B, ratio * m, S, N, D] -> [L, B, m, S, N, D].
+    """Every `ratio` neighbours become one frame: [B, ratio * m, N, S, D] -> [B, m, N, S, D].
 
     Args:
-      kernel: [L, ratio, N * D], or None for the mean.
+      kernel: [ratio, N * D], or None for the mean.
     """
-    *lead, frames, size, heads, width = x.shape
+    batch, frames, heads, size, width = x.shape
     ratio = plan.ratio
     if plan.memory.axis == "time":
-        groups = x.reshape(*lead, frames // ratio, ratio, size, heads * width)
-        groups = jnp.moveaxis(groups, -3, -2)  # [L, B, m, S, ratio, N * D]
-    else:
-        groups = x.reshape(*lead, frames // ratio, size, ratio, heads * width)
+        groups = x.reshape(batch, -1, ratio, heads, size, width)
+        groups = jnp.moveaxis(groups, 2, 0)
+    else:  # neighbours in the order (frame, token)
+        groups = x.swapaxes(2, 3).reshape(batch, -1, size, ratio, heads, width)
+        groups = jnp.moveaxis(groups, 3, 0).swapaxes(3, 4)
+    # [ratio, B, m, N, S, D]
     if kernel is None:
-        out = jnp.mean(groups, -2)
-    else:
-        weight = kernel.astype(x.dtype)[:, None, None, None]  # [L, 1, 1, 1, ratio, N * D]
-        out = jnp.sum(groups * weight, -2)
-    return out.reshape(*lead, frames // ratio, size, heads, width)
+        return jnp.mean(groups, 0)
+    weight = kernel.astype(x.dtype).reshape(ratio, 1, 1, heads, 1, width)
+    return jnp.sum(groups * weight, 0)
 
 
 def update(plan: StreamPlan, params, old, valid, new):
     """What the memory holds after one more block.
 
     Args:
-      old: k, v [L, B, m + min(history, chunk), S, N, D], the memory and the oldest frames that the ring shows.
+      old: k, v [L, B, m + min(history, chunk), N, S, D], the memory and the oldest frames that the ring shows.
       valid: bool [B, m], which frames of the memory exist.
-      new: k, v [L, B, chunk, S, N, D], the block that is being committed.
+      new: k, v [L, B, chunk, N, S, D], the block that is being committed.
 
     Returns:
-      k, v [L, B, m, S, N, D].
+      k, v [L, B, m, N, S, D].
     """
     m, c = plan.memory.frames, plan.chunk
-    full = jnp.all(valid, 1)[None, :, None, None, None, None]  # [1, B, 1, 1, 1, 1]
+    full = jnp.all(valid, 1)[:, None, None, None, None]  # [B, 1, 1, 1, 1]
 
     def choose(held, fresh, kernel):
-        entries = jnp.concatenate([held, fresh[:, :, : m + c - held.shape[2]]], 2)  # m + c frames
-        return jnp.where(full, compress(plan, entries, kernel), entries[:, :, c:])
+        entries = jnp.concatenate([held, fresh[:, : m + c - held.shape[1]]], 1)  # m + c frames
+        return jnp.where(full, compress(plan, entries, kernel), entries[:, c:])
 
-    return tuple(map(choose, old, new, kernels(plan, params)))
+    def one(layer):
+        return tuple(map(choose, *layer))
+
+    # Layer by layer: done at once, this would keep several copies of all that is read.
+    return jax.lax.map(one, (old, new, kernels(plan, params)))
 
 
 def exist(plan: StreamPlan, valid, past_valid, new_valid):

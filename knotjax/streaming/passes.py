@@ -15,7 +15,7 @@ def anchor_pass(model: DiT, params, reference, text):
       text: [B, T, text_dim], text rows of the stream.
 
     Returns:
-      k, v [L, B, 1, S, N, D]. They do not depend on where the reference stands in time.
+      k, v [L, B, 1, N, S, D]. They do not depend on where the reference stands in time.
     """
     still = jnp.zeros(reference.shape[:2], jnp.int32)
     conditions = undriven(model.config, text, 1)
@@ -56,7 +56,7 @@ def denoise_pass(
       valid: bool [B, F], frames that exist, or None when all do.
 
     Returns:
-      The clean estimate [B, F, H, W, z], and the frames' own k, v [L, B, F, S, N, D].
+      The clean estimate [B, F, H, W, z], and the frames' own k, v [L, B, F, N, S, D].
     """
     frames, k = x.shape[1], knot.shape[1]
     given = unknown_given(plan, reference, frames)
@@ -81,7 +81,7 @@ def commit_pass(
     """Keys and values of finished frames, at t = 0, marked as to generate (as in training).
 
     Returns:
-      k, v [L, B, F, S, N, D].
+      k, v [L, B, F, N, S, D].
     """
     given = unknown_given(plan, reference, x0.shape[1])
     ones = jnp.ones(x0.shape[:2], x0.dtype)

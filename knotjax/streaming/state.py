@@ -54,7 +54,7 @@ def init_stream(model: DiT, plan: StreamPlan, params, reference, text, key) -> S
     c, a = model.config, plan.anchor
     batch, _, *latent = reference.shape
     tokens = latent[0] * latent[1] // c.patch**2
-    like = jnp.zeros((1, c.layers, batch, 1, tokens, c.heads, c.head_dim), reference.dtype)
+    like = jnp.zeros((1, c.layers, batch, 1, c.heads, tokens, c.head_dim), reference.dtype)
     if a.source == "reference":
         k, v = passes.anchor_pass(model, params, reference, text)
         anchor = KeyValues(k[:, None], v[:, None])

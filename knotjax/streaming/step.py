@@ -79,7 +79,7 @@ def aging(plan: StreamPlan, state: StreamState, at):
     Read a pass before they are overwritten: XLA copies a buffer that is read and written in no order.
 
     Returns:
-      k, v [L, B, m + min(history, chunk), S, N, D], in order of time.
+      k, v [L, B, m + min(history, chunk), N, S, D], in order of time.
     """
     if not plan.memory.frames:
         return ()
@@ -94,7 +94,7 @@ def remember(plan: StreamPlan, params, state: StreamState, kv, at, old) -> Strea
     The set is written as soon as its pass has looked at it, so no other copy of the keys and values is kept.
 
     Args:
-      kv: k, v [L, B, F, S, N, D], F >= chunk.
+      kv: k, v [L, B, F, N, S, D], F >= chunk.
       at: int32 [], the set.
       old: what `aging` found in it.
     """

@@ -130,10 +130,10 @@ def forward(c, params, x, given, mask, t, position, text, audio, motion, context
       text: [T, C].
       audio, motion: [F, P, C] or None.
       image: [A, W] or None.
-      contexts: (k [L, F, S, N, D], v, position [F], valid [F]) of every group.
+      contexts: (k [L, F, N, S, D], v, position [F], valid [F]) of every group.
 
     Returns:
-      The output [F, H, W, z], k and v [L, F, S, N, D].
+      The output [F, H, W, z], k and v [L, F, N, S, D].
     """
     frames, height, width, z = x.shape
     rows, columns = height // c.patch, width // c.patch
@@ -186,8 +186,8 @@ def forward(c, params, x, given, mask, t, position, text, audio, motion, context
         q = rms_norm(p["norm_q"], dense(p["q"], y)).reshape(frames, *split)
         k = rms_norm(p["norm_k"], dense(p["k"], y)).reshape(frames, *split)
         v = dense(p["v"], y).reshape(frames, *split)
-        keys.append(k)
-        values.append(v)
+        keys.append(k.swapaxes(1, 2))
+        values.append(v.swapaxes(1, 2))
         seen_k, seen_v = [], []
         for f in range(frames):
             seen_k.append(rotated(k[f], rope_factors(position[f], rows, columns, c.head_dim)))
@@ -195,8 +195,9 @@ def forward(c, params, x, given, mask, t, position, text, audio, motion, context
         for context_k, context_v, times, valid in contexts:
             for f in range(len(times)):
                 if valid[f]:
-                    seen_k.append(rotated(context_k[layer, f], rope_factors(times[f], rows, columns, c.head_dim)))
-                    seen_v.append(context_v[layer, f])
+                    past_k, past_v = (a[layer, f].swapaxes(0, 1) for a in (context_k, context_v))
+                    seen_k.append(rotated(past_k, rope_factors(times[f], rows, columns, c.head_dim)))
+                    seen_v.append(past_v)
         seen_k, seen_v = np.concatenate(seen_k), np.concatenate(seen_v)
         for f in range(frames):
             turned = rotated(q[f], rope_factors(position[f], rows, columns, c.head_dim))

@@ -35,7 +35,7 @@ def inputs(config, dtype, batch=2, frames=3, seed=0):
     contexts = []
     for positions, valid in (([9], [[True], [True]]), ([-1, -3, -2], [[True, False, True], [False, False, True]])):
         k, v = (
-            normal(rng, (config.layers, batch, len(positions), tokens, config.heads, config.head_dim), dtype)
+            normal(rng, (config.layers, batch, len(positions), config.heads, tokens, config.head_dim), dtype)
             for _ in range(2)
         )
         position = jnp.tile(jnp.array(positions, jnp.int32), (batch, 1))

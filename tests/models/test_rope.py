@@ -24,14 +24,17 @@ def test_pairs_cover_the_head(head_dim):
 def test_equals_complex_multiplication(head_dim):
     times, grid = np.array([[0, 3, -7], [1024, 5, 100_000]], np.int32), (3, 5)
     with precision("float64") as dtype:
-        x = normal(np.random.default_rng(0), (2, 3, 15, 2, head_dim), dtype)
+        x = normal(np.random.default_rng(0), (2, 3, 2, 15, head_dim), dtype)
         actual = rope.rotate(x, rope.angles(jnp.asarray(times), grid, head_dim, dtype))
         expected = np.array(
             [
-                [rotated(np.asarray(x[b, f]), rope_factors(times[b, f], *grid, head_dim)) for f in range(3)]
+                [
+                    rotated(np.asarray(x[b, f]).swapaxes(0, 1), rope_factors(times[b, f], *grid, head_dim))
+                    for f in range(3)
+                ]
                 for b in range(2)
             ]
-        )
+        ).swapaxes(2, 3)
         print(head_dim, relative(actual, expected))
         assert relative(actual, expected) <= 1e-9
     single = rope.rotate(x.astype(np.float32), rope.angles(jnp.asarray(times[:1]), grid, head_dim))
@@ -42,14 +45,14 @@ def test_scores_depend_on_differences_only():
     grid, head_dim = (2, 3), 12
     with precision("float64") as dtype:
         rng = np.random.default_rng(1)
-        q, k = (normal(rng, (1, 2, 6, 2, head_dim), dtype) for _ in range(2))
+        q, k = (normal(rng, (1, 2, 2, 6, head_dim), dtype) for _ in range(2))
 
         def scores(q_times, k_times):
             turned = [
                 rope.rotate(x, rope.angles(jnp.array([t], jnp.int32), grid, head_dim, dtype))
                 for x, t in ((q, q_times), (k, k_times))
             ]
-            return jnp.einsum("bfsnd,bgtnd->bnfsgt", *turned)
+            return jnp.einsum("bfnsd,bgntd->bnfsgt", *turned)
 
         plain = scores([0, 1], [-3, 8])
         for shift in (1, 21, 5000):
@@ -59,7 +62,7 @@ def test_scores_depend_on_differences_only():
 
 
 def test_rotation_keeps_lengths_and_low_precision_dtype():
-    x = normal(np.random.default_rng(2), (1, 2, 6, 1, 12), jnp.bfloat16)
+    x = normal(np.random.default_rng(2), (1, 2, 1, 6, 12), jnp.bfloat16)
     turned = rope.rotate(x, rope.angles(jnp.array([[4, 5]], jnp.int32), (2, 3), 12))
     assert turned.dtype == jnp.bfloat16
     lengths = [np.linalg.norm(np.asarray(a, np.float32), axis=-1) for a in (x, turned)]

@@ -141,7 +141,7 @@ class Oracle:
         if past is None:
             m = self.model.config
             tokens = self.latent[0] * self.latent[1] // m.patch**2
-            shape = (m.layers, self.batch, self.total, tokens, m.heads, m.head_dim)
+            shape = (m.layers, self.batch, self.total, m.heads, tokens, m.head_dim)
             past = np.zeros(shape, self.dtype), np.zeros(shape, self.dtype)
         frame = np.arange(self.total)
         seen = (frame >= i + self.setup.c - self.setup.L) & (frame < i)

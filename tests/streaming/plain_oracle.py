@@ -36,8 +36,8 @@ class Turn:
 class Past:
     """Keys and values of the past, computed anew: one pair for the clean pass or one for every denoising pass."""
 
-    frames: list  # of [k, v], each [L, B, frames of the video, S, N, D]
-    memory: list  # of [k, v], each [L, B, m, S, N, D]
+    frames: list  # of [k, v], each [L, B, frames of the video, N, S, D]
+    memory: list  # of [k, v], each [L, B, m, N, S, D]
     remembers: np.ndarray  # bool [m]
 
 
@@ -115,7 +115,7 @@ class Oracle:
         """Keys and values of frames of which there are none yet."""
         c = self.model.config
         tokens = self.latent[0] * self.latent[1] // c.patch**2
-        return [np.zeros((c.layers, self.batch, frames, tokens, c.heads, c.head_dim), self.dtype) for _ in "kv"]
+        return [np.zeros((c.layers, self.batch, frames, c.heads, tokens, c.head_dim), self.dtype) for _ in "kv"]
 
     def unknown(self, count: int):
         """What `given` holds on frames to generate."""
@@ -225,7 +225,7 @@ class Oracle:
             for i, kernel in enumerate(self.kernels()):
                 # In front of the video there is nothing, and nothing of it is taken.
                 rows = [whole[i][:, :, f - self.number[0]] for f in leave[there]]
-                rows = [pair[i][:, :, j] for j in range(m) if past.remembers[j]] + rows  # of [L, B, S, N, D]
+                rows = [pair[i][:, :, j] for j in range(m) if past.remembers[j]] + rows  # of [L, B, N, S, D]
                 if full:
                     rows = self.convolve(np.stack(rows, 2), kernel)
                 for j, row in enumerate(rows[-m:][::-1]):
@@ -233,7 +233,8 @@ class Oracle:
         past.remembers = np.arange(m) >= m - past.remembers.sum() - there.sum()
 
     def convolve(self, frames, kernel):
-        """[L, B, m + c, S, N, D] -> m of [L, B, S, N, D]: weighted sums of `ratio` neighbours, channel by channel."""
+        """[L, B, m + c, N, S, D] -> m of [L, B, N, S, D]: weighted sums of `ratio` neighbours, channel by channel."""
+        frames = frames.swapaxes(3, 4)
         layers, batch, count, tokens, *head = frames.shape
         ratio = kernel.shape[1]
         flat = frames.reshape(layers, batch, count, tokens, -1)
@@ -247,7 +248,7 @@ class Oracle:
                         row = (j * tokens + s) * ratio + r
                         source = flat[:, :, row // tokens, row % tokens]
                     out[:, :, j, s] += kernel[:, None, r] * source
-        return [out[:, :, j].reshape(layers, batch, tokens, *head) for j in range(count // ratio)]
+        return [out[:, :, j].reshape(layers, batch, tokens, *head).swapaxes(2, 3) for j in range(count // ratio)]
 
     # --- one step -----------------------------------------------------------------------------------------------------
 

@@ -163,7 +163,7 @@ def test_a_common_offset_of_all_positions_changes_nothing():
         rng = np.random.default_rng(4)
         c = MODEL.config
         x, given = (normal(rng, (1, PLAN.span, *GRID, c.latent_channels), dtype) for _ in range(2))
-        k, v = (normal(rng, (c.layers, 1, 2, 4, c.heads, c.head_dim), dtype) for _ in range(2))
+        k, v = (normal(rng, (c.layers, 1, 2, c.heads, 4, c.head_dim), dtype) for _ in range(2))
         t = jnp.full((1, PLAN.span), 500.0, dtype)
 
         @jax.jit

@@ -57,8 +57,8 @@ class Commit:
     x0: np.ndarray  # [B, c, H, W, z]
     position: np.ndarray  # [B, c]
     contexts: tuple
-    k: np.ndarray  # [L, B, c, S, N, D]
-    v: np.ndarray  # [L, B, c, S, N, D]
+    k: np.ndarray  # [L, B, c, N, S, D]
+    v: np.ndarray  # [L, B, c, N, S, D]
 
 
 for record in (Denoise, Fuse, Commit):

@@ -90,9 +90,9 @@ def stream_flow(model: DiT, plan: StreamPlan, config: FlowConfig, params, batch,
     def chunked(array):  # [B, F, ...] -> [B * chunks, span, ...]
         return rows(jnp.stack([window(array, i * c, span) for i in range(chunks)], 1))
 
-    def history(index):  # [L, B, c, S, N, D] of every chunk's past -> [L, B * chunks, c, S, N, D]
+    def history(index):  # [L, B, c, N, S, D] of every chunk's past -> [L, B * chunks, c, N, S, D]
         past = [jnp.zeros_like(committed[0][index])] + [pair[index] for pair in committed]
-        stacked = jnp.stack(past, 2)  # [L, B, chunks, c, S, N, D]
+        stacked = jnp.stack(past, 2)  # [L, B, chunks, c, N, S, D]
         return stacked.reshape(stacked.shape[0], size * chunks, *stacked.shape[3:])
 
     later = jnp.arange(chunks) > 0
