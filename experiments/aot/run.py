@@ -2,7 +2,7 @@
 
     python -m experiments.aot.run                      # everything; minutes of CPU a program
     python -m experiments.aot.run --target v5e --method knot_forcing --size 480x832
-    python -m experiments.aot.run --table              # results.jsonl as a table
+    python -m experiments.aot.run --table              # results.jsonl as the table of README.md
 
 Every program adds one line to `results.jsonl`; what stands there already is not compiled again.
 """
@@ -24,10 +24,18 @@ def read() -> list[dict]:
 
 
 def table() -> str:
-    """All results, sizes in GiB."""
-    names = ("program", "size", "target", "weights", "state", "aliased", "temp", "peak", "memory", "compile s")
-    rows = [names, ("---",) * len(names)] + [tuple(str(row.get(name, "")) for name in names) for row in read()]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    """Peak memory per target and, in brackets, what of it is working space; GiB."""
+    found = {(row["program"], row["size"], row["target"]): row for row in read()}
+    lines = [("program", "size", "weights", "state", *(f"{name}, {t.memory:g} GiB" for name, t in TARGETS.items()))]
+    lines.append(("---",) * len(lines[0]))
+    for program in (*STEPS, *CODECS):
+        for size in RESOLUTIONS:
+            rows = [found.get((program, size, target)) for target in TARGETS]
+            first = next(filter(None, rows), None)
+            if first:
+                cells = (f"{row['peak']:.1f} ({row['temp']:.1f})" if row else "" for row in rows)
+                lines.append((program, size, f"{first['weights']:.2f}", f"{first['state']:.2f}", *cells))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def main() -> None:

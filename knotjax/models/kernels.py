@@ -50,10 +50,11 @@ def cudnn(q, k, v, valid=None):
 def in_place(x, kernel: str):
     """One layer's part of a cache, read where it lies.
 
-    On a TPU the compiler would rather have the whole cache in the order of axes that a layer's products like best, and
-    keep a copy of it in that order; so this part's order is fixed.
+    The compilers for TPUs and GPUs would rather have the whole cache in the order of axes that a layer's products like
+    best, and keep a copy of it in that order; so the order of this part is fixed. Where scores are kept it is left
+    alone: a program with a fixed order cannot be exported without naming it (`exporting.folder`).
     """
-    return with_layout_constraint(x, Layout(tuple(range(x.ndim)))) if kernel == "splash" else x
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim)))) if kernel != "xla" else x
 
 
 KERNELS = {"splash": splash, "cudnn": cudnn}
