@@ -1,6 +1,6 @@
 """Compile the 1.3B streaming step and the codecs for accelerators that are not there, and write the table.
 
-    python -m experiments.aot.run                      # everything; minutes of CPU a program
+    python -m experiments.aot.run                      # everything; half a minute to three minutes of CPU a program
     python -m experiments.aot.run --target v5e --method knot_forcing --size 480x832
     python -m experiments.aot.run --table              # results.jsonl as the table of README.md
 
