@@ -25,5 +25,9 @@ def get_config(arg: str = ""):
         config.dmd.steps = 2500  # the paper
         config.dmd.generator.rate, config.dmd.critic.rate = 1.5e-6, 4e-7  # its public config
         config.dmd.objective.guidance.scale = 4.5  # its public config
-    config.dmd.schedule.plain_share = 0.5  # Rolling Forcing
+    # Points of the trajectories are the window's levels: t = 1000, 800, 400, 200 before the shift, which is the plan's.
+    config.record.count, config.record.keep = 50, (0, 10, 30, 40, 50)
+    config.record.shift = config.plan.get("shift", 5.0)
+    config.causal.ode.levels = "plan"
+    config.dmd.schedule.plain_share = 0.5 if config.size in ("1.3b", "14b") else 0.0  # Rolling Forcing; ours
     return config

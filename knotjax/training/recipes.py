@@ -69,7 +69,7 @@ def recipe(arg: str, *, method: str, plan: dict, frames: int, small_frames: int,
     config.causal.channel_floor = 0.2  # of stream_flow, as in configs/small.py
     config.causal.stream_flow = dict(shift=5.0)  # numbers of every kind of objective
     config.causal.forced = dict(shift=5.0)
-    config.causal.ode = dict(per_chunk=True)  # SF, CausVid
+    config.causal.ode = dict(levels="chunk")  # SF, CausVid
     config.causal.consistency = dict(count=48, shift=5.0, guidance=dict(scale=2.0))  # Causal Forcing: a scale of 3
 
     config.record = ml_collections.ConfigDict()

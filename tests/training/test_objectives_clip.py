@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from knotjax.models.dit import Conditions, Context, undriven
-from knotjax.streaming.methods import knot_forcing, self_forcing
+from knotjax.streaming.methods import avatar_forcing, knot_forcing, self_forcing
 from knotjax.training import trajectories
 from knotjax.training.clip import Guidance, clip_pass
 from knotjax.training.objectives import forced, inpainting, ode
@@ -123,8 +123,8 @@ def test_trajectory_is_an_euler_solution():
         np.testing.assert_allclose(times, [grid[i] for i in (0, 1, 3, 4)])
 
 
-@pytest.mark.parametrize("per_chunk", [True, False])
-def test_ode_regression(per_chunk, monkeypatch):
+@pytest.mark.parametrize("levels", ["chunk", "shared"])
+def test_ode_regression(levels, monkeypatch):
     """Every chunk stands at one point of its trajectory; the error to the end counts where t is not 0."""
     s, rng, seen = Setting(knot_forcing(chunk=CHUNK, window=4)), np.random.default_rng(1), {}
     times = (1000.0, 700.0, 0.0)
@@ -136,7 +136,7 @@ def test_ode_regression(per_chunk, monkeypatch):
         return x
 
     monkeypatch.setattr(ode, "forced_pass", identity)
-    config, drawn = ode.OdeConfig(per_chunk), set()
+    config, drawn = ode.OdeConfig(levels), set()
     for key in range(30):
         loss, _ = ode.ode_regression(s.model, s.plan, config, times, s.params, batch, jax.random.key(key))
         total, count = 0.0, 0
@@ -154,9 +154,47 @@ def test_ode_regression(per_chunk, monkeypatch):
                     count += 1
         np.testing.assert_allclose(loss, total / max(count, 1), rtol=1e-5)
         together = all(len(set(map(float, seen["t"][:, b, 0]))) == 1 for b in range(2))
-        assert together or per_chunk
+        assert together or levels == "chunk"
     assert len(drawn) == 3 * 2 * 3
-    assert not (per_chunk and together)
+    assert not (levels == "chunk" and together)
+
+
+def test_ode_regression_of_windows(monkeypatch):
+    """Every block of a window stands at its level of one trajectory; frames beyond the clip do not count."""
+    plan = avatar_forcing(chunk=CHUNK, blocks=2, passes=2, steps=(1000, 750, 500, 250), shift=1.0)
+    s, rng, seen = Setting(plan), np.random.default_rng(1), {}
+    times = (1000.0, 900.0, 750.0, 500.0, 250.0, 0.0)
+    paths = normal(rng, (2, len(times), FRAMES, *GRID, 3))
+    batch = dict(s.batch, trajectory=paths)
+
+    def identity(model, plan, params, x, t, clean, *rest):
+        assert plan.blocks == 2 and len(plan.timesteps) == 2
+        seen.update(x=np.asarray(x), t=np.asarray(t), clean=np.asarray(clean))
+        return x
+
+    monkeypatch.setattr(ode, "forced_pass", identity)
+    config, drawn = ode.OdeConfig("plan"), set()
+    for key in range(10):
+        loss, _ = ode.ode_regression(s.model, s.plan, config, times, s.params, batch, jax.random.key(key))
+        errors = []
+        for n in range(FRAMES // CHUNK + 1):
+            for b in range(2):
+                t = seen["t"][n, b]
+                assert tuple(t) in {(500.0, 500.0, 1000.0, 1000.0), (250.0, 250.0, 750.0, 750.0)}
+                drawn.add((n, b, float(t[0])))
+                for place in range(2 * CHUNK):
+                    frame = (n - 1) * CHUNK + place
+                    if 0 <= frame < FRAMES:
+                        state, end = paths[b, times.index(float(t[place])), frame], paths[b, -1, frame]
+                        np.testing.assert_array_equal(seen["x"][n, b, place], state)
+                        np.testing.assert_array_equal(seen["clean"][n, b, place], end)
+                        errors.append(np.mean((state - end) ** 2))
+        np.testing.assert_allclose(loss, np.mean(errors), rtol=1e-5)
+    assert len(drawn) == (FRAMES // CHUNK + 1) * 2 * 2
+    with pytest.raises(ValueError, match="record them at those of the plan"):
+        ode.ode_regression(
+            s.model, s.plan, config, times[:3], s.params, dict(batch, trajectory=paths[:, :3]), jax.random.key(0)
+        )
 
 
 def test_consistency(monkeypatch):

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from knotjax.models.dit import Conditions, DiT, wide
+from knotjax.streaming.levels import levels
 from knotjax.streaming.noise import add_noise, renoise, warp
 from knotjax.streaming.plan import StreamPlan
 from knotjax.training.clip import Guidance, clip_pass, guided, text_rows
@@ -53,14 +55,32 @@ def ode_trajectory(
 class OdeConfig:
     """How points of a trajectory are drawn."""
 
-    per_chunk: bool = True  # one point per chunk (CausVid, Self Forcing); else one per clip (Causal Forcing)
+    levels: str = "chunk"  # "chunk": one point per chunk (CausVid, Self Forcing); "shared": one per clip (Causal
+    # Forcing); "plan": those at the levels that the plan's window stands at (AvatarForcing, Sec. 3.4)
+
+
+def draw_points(plan: StreamPlan, config: OdeConfig, times, key, steps: int, batch: int):
+    """Which point of its trajectory every frame of every window stands at, int [n, B, span].
+
+    Raises:
+      ValueError: a level of the plan was not recorded.
+    """
+    if config.levels == "plan":
+        own = levels(plan, first=False).now  # [N, span]
+        point = np.argmin(np.abs(np.asarray(times) - own[..., None]), -1)
+        if not np.allclose(np.asarray(times)[point], own, atol=0.5):
+            raise ValueError(f"trajectories at t = {times}: record them at those of the plan, {plan.timesteps} and 0")
+        return jnp.asarray(point)[jax.random.randint(key, (steps, batch), 0, len(point))]
+    index = jax.random.randint(key, (1 if config.levels == "shared" else steps, batch), 0, len(times))
+    return jnp.broadcast_to(index[..., None], (steps, batch, plan.span))
 
 
 def ode_regression(model: DiT, plan: StreamPlan, config: OdeConfig, times, params, batch: Mapping, key):
     """Mean squared error between the student's estimate at a point of a trajectory and the trajectory's end.
 
     The plan's `commit` says what a chunk looks at: "same_step" the noisy chunks before it (CausVid, Self Forcing),
-    "clean" their true ends (Causal Forcing). Chunks at t = 0 are no part of the loss.
+    "clean" their true ends (Causal Forcing). Frames at t = 0 are no part of the loss. At the levels of a plan of
+    several blocks whole windows are trained, else single blocks.
 
     Args:
       times: diffusion times of the S points, falling to 0.
@@ -70,15 +90,16 @@ def ode_regression(model: DiT, plan: StreamPlan, config: OdeConfig, times, param
     Returns:
       The loss and a dict of scalars.
     """
-    plan, trajectory = single(plan, blocks=1), batch["trajectory"].astype(batch["reference"].dtype)
+    trajectory = batch["trajectory"].astype(batch["reference"].dtype)
+    plan = plan if config.levels == "plan" else single(plan, blocks=1)
     size, points, frames = trajectory.shape[:3]
     steps = chunks(plan, frames)
-    index = jax.random.randint(key, (steps, size) if config.per_chunk else (1, size), 0, points)
-    index = jnp.broadcast_to(index, (steps, size))
+    index = draw_points(plan, config, times, key, steps, size)
+    plan = single(plan)
     states = jnp.stack([windows(plan, trajectory[:, s]) for s in range(points)])  # [S, n, B, span, H, W, z]
-    x = jnp.take_along_axis(states, index[None, :, :, None, None, None, None], 0)[0]
+    x = jnp.take_along_axis(states, index[None, ..., None, None, None], 0)[0]
     target = states[-1]
-    t = jnp.broadcast_to(jnp.asarray(times, x.dtype)[index][..., None], x.shape[:3])
+    t = jnp.asarray(times, x.dtype)[index]
     drive = clip_drive(plan, batch, text_rows(model, params, batch)[0], steps)
     knotted = jnp.broadcast_to((jnp.arange(steps) > 0)[:, None], (steps, size))
     x0 = forced_pass(model, plan, params["dit"], x, t, target, batch["reference"], drive, knotted)
