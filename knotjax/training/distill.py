@@ -281,14 +281,15 @@ def train(config, workdir: Path, fallback: bool = False) -> None:
     Args:
       fallback: go on from the checkpoint before the newest one when that is damaged.
     """
-    run = prepare(config, workdir, fallback)
+    run, shipped = prepare(config, workdir, fallback), None
     for name in config.stages:
         if name == "record":
             record(run, config.record)
             trainer.alone_first(lambda: None)
         else:
             shipped = train_stage(run, name, config[name])
-    run.save("", shipped, np.float16)
+    if shipped is not None:
+        run.save("", shipped, np.float16)
 
 
 def train_stage(run: Run, name: str, section):

@@ -161,6 +161,21 @@ def test_sizes_without_a_codec_are_refused(tmp_path):
         distill.train(knot_forcing.get_config("1.3b"), tmp_path)
 
 
+def test_trajectories_may_be_recorded_in_a_run_of_their_own(tmp_path, monkeypatch):
+    saved, recorded = [], []
+
+    class Run:
+        def save(self, *arguments):
+            saved.append(arguments)
+
+    monkeypatch.setattr(distill, "prepare", lambda *arguments: Run())
+    monkeypatch.setattr(distill, "record", lambda run, section: recorded.append(section.count))
+    config = self_forcing.get_config("debug")
+    config.stages = ("record",)
+    distill.train(config, tmp_path)
+    assert recorded == [config.record.count] and not saved
+
+
 @pytest.fixture
 def recorded_speech(monkeypatch):
     """Clips speak a bundled recording, so that no speech synthesis is needed."""
