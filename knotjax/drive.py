@@ -15,6 +15,7 @@ FILE_RATES = {"24": Fraction(24), "25": Fraction(25), "29.97": Fraction(30_000, 
 FILE_RATES |= {"60": Fraction(60)}  # frames per second that a video file may have
 STRIDE = 4  # pixel frames per latent frame
 SAMPLE_RATE = 16_000  # samples per second of all sound inside the package
+FRAME = SAMPLE_RATE // FPS  # samples of a pixel frame
 
 CHANNELS = (
     "yaw",  # radians, positive turns the face to the viewer's right

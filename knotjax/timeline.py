@@ -11,8 +11,6 @@ from knotjax.edits import Edit, Moment, Script
 from knotjax.models import motion, speech
 from knotjax.streaming.plan import StreamPlan
 
-FRAME = drive.SAMPLE_RATE // drive.FPS  # samples of a pixel frame
-
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
@@ -86,11 +84,11 @@ class Timeline:
     def finish(self) -> int:
         """The sound is over, there is only silence from here on; returns the pixel frames that it takes."""
         self._speech.end()
-        return -(-self._speech.samples // FRAME)
+        return -(-self._speech.samples // drive.FRAME)
 
     def cut(self) -> None:
         """Forget the sound of frames that are still to be made."""
-        kept = min(self.samples, self.made * FRAME)
+        kept = min(self.samples, self.made * drive.FRAME)
         self._speech.rewind(kept)
         self._sound = [np.zeros(0, np.float32)]
 
@@ -119,7 +117,7 @@ class Timeline:
         if self.frames is not None:
             pixels = pixels[: self.frames - self.made]
         self.made += len(pixels)
-        count = len(pixels) * FRAME
+        count = len(pixels) * drive.FRAME
         held = np.concatenate(self._sound)
         self._sound = [held[count:]]
         return Piece(pixels, np.pad(held[:count], (0, max(0, count - len(held)))))
@@ -130,7 +128,7 @@ class Timeline:
             self.script.at(self._seconds(number))
         self.step = step
         self.made = drive.pixel_count(self.plan.emitted(step - 1).stop) if step else 0
-        self._repeated = self.made * FRAME
+        self._repeated = self.made * drive.FRAME
 
     def repeated(self) -> np.ndarray:
         """Of the sound heard since the last call, what belongs to frames made before `skip`: float32 [n]."""
@@ -149,7 +147,7 @@ class Timeline:
         """Go on where `save` was called on another timeline with the same arguments."""
         self.step, self.made = numbers["step"], numbers["made"]
         self._speech.restore(held, numbers["speech"])
-        ahead = self.samples - self.made * FRAME
+        ahead = self.samples - self.made * drive.FRAME
         self._sound = [held[len(held) - ahead :]]
 
     def _seconds(self, step: int) -> float:

@@ -7,13 +7,13 @@ import json
 import jax
 import numpy as np
 
+from knotjax.drive import FRAME
 from knotjax.edits import Edit
 from knotjax.live.seat import Seat
 from knotjax.live.slots import Slots
 from knotjax.live.sound import LIMIT
 from knotjax.models.speech import PIECE
 from knotjax.streaming.snapshot import load_snapshot, save_snapshot
-from knotjax.timeline import FRAME
 
 TEXT = 4096  # bytes that numbers may take
 WORDS = ("emotion", "action", "ramp", "strength", "policy")  # of a change that is still to come

@@ -11,11 +11,12 @@ from collections import deque
 import numpy as np
 
 from knotjax import drive
+from knotjax.drive import FRAME
 from knotjax.edits import Edit
 from knotjax.live.clock import Beat, Pace
 from knotjax.live.sound import LAST, SoundQueue
 from knotjax.live.stages import Block
-from knotjax.timeline import FRAME, Timeline
+from knotjax.timeline import Timeline
 
 BLOCKS = 2  # that wait to be taken
 HISTORY = 1024  # newest blocks that a report looks at

@@ -11,13 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from knotjax.drive import FPS, SAMPLE_RATE, STRIDE, latent_rows
+from knotjax.drive import FRAME, SAMPLE_RATE, STRIDE, latent_rows
 
 BANDS = 40
 HOP = 160  # samples, 10 ms
 WINDOW = 400  # samples, 25 ms
 FFT = 512
-FRAME = SAMPLE_RATE // FPS  # samples per pixel frame
 HOPS = FRAME // HOP  # hops per pixel frame
 MARGIN = (WINDOW - HOP) // 2  # samples read on either side of a pixel frame
 CONTEXT = 2  # pixel frames of context on either side of a latent frame

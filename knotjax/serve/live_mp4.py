@@ -5,9 +5,8 @@ import struct
 import av
 import numpy as np
 
-from knotjax.drive import FPS, SAMPLE_RATE
+from knotjax.drive import FPS, FRAME, SAMPLE_RATE
 from knotjax.media.fragments import COMMENT
-from knotjax.timeline import FRAME
 
 PACKET = SAMPLE_RATE // 50  # samples of an Opus packet, 20 ms
 VIDEO_SCALE, SOUND_SCALE = 12_800, SAMPLE_RATE  # ticks per second in the file

@@ -7,10 +7,9 @@ import threading
 import time
 from pathlib import Path
 
-from knotjax.drive import FPS
+from knotjax.drive import FPS, FRAME
 from knotjax.serve.live_mp4 import LiveMp4
 from knotjax.serve.recordings import Recording
-from knotjax.timeline import FRAME
 
 _log = logging.getLogger(__name__)
 

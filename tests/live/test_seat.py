@@ -5,10 +5,11 @@ import threading
 import numpy as np
 import pytest
 
+from knotjax.drive import FRAME
 from knotjax.live.clock import Beat, Pace, hears
 from knotjax.live.seat import BLOCKS, Seat
 from knotjax.live.stages import Block
-from knotjax.timeline import FRAME, Timeline
+from knotjax.timeline import Timeline
 from tests.animators import tiny, voice
 
 PLAN = tiny().plan()

@@ -1,8 +1,8 @@
 """The command that compares live sound features with those of the whole clip."""
 
 from experiments.live_sound.mismatch import BLOCK, mismatch, streamed, whole_clip
+from knotjax.drive import FRAME
 from knotjax.models.wav2vec2 import Wav2Vec2
-from knotjax.timeline import FRAME
 from tests.models.encoders import SHAPES, WAV2VEC2, random_params
 from tests.models.test_wav2vec2_live import speech
 

@@ -13,7 +13,6 @@ from knotjax.live import Overrun
 from knotjax.media import read_picture
 from knotjax.media.samples import Samples
 
-FRAME = drive.SAMPLE_RATE // drive.FPS
 FIRST, BLOCK, BEHIND = 9, 12, 24  # frames of the first block, of the others, and late from which they are dropped
 
 
@@ -123,15 +122,17 @@ class Session:
                 and time.monotonic() - self._due(self._frame + count) > BEHIND / drive.FPS
             ):
                 self._queue, self._frame, self.dropped = (
-                    self._queue[FRAME * count :],
+                    self._queue[drive.FRAME * count :],
                     self._frame + count,
                     self.dropped + count,
                 )
                 count = BLOCK
-            held = self._queue[: FRAME * count]
-            sound, self._queue = np.pad(held, (0, FRAME * count - len(held))), self._queue[len(held) :]
+            held = self._queue[: drive.FRAME * count]
+            sound, self._queue = np.pad(held, (0, drive.FRAME * count - len(held))), self._queue[len(held) :]
             first, self._frame, self._made = self._frame, self._frame + count, self._made + 1
-            frames = np.stack([self._draw(first + n, sound[FRAME * n : FRAME * (n + 1)]) for n in range(count)])
+            frames = np.stack(
+                [self._draw(first + n, sound[drive.FRAME * n : drive.FRAME * (n + 1)]) for n in range(count)]
+            )
             return Shown(frames, sound, first, due, not len(held), self.turn)
 
     def _draw(self, number, sound):

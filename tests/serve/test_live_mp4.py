@@ -4,9 +4,9 @@ import av
 import numpy as np
 import pytest
 
+from knotjax.drive import FRAME
 from knotjax.media.fragments import COMMENT
 from knotjax.serve.live_mp4 import LiveMp4
-from knotjax.timeline import FRAME
 
 SIZE = 64
 
