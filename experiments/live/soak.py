@@ -15,9 +15,9 @@ import numpy as np
 from experiments.live.common import PORTRAIT, sound, verdict
 from experiments.long_run.measure import resident_mib
 from knotjax import drive
+from knotjax.drive import FRAME
 from knotjax.live import Engine, LiveSession
 from knotjax.pipeline import Animator
-from knotjax.timeline import FRAME
 
 RUN = 10 * 60 * drive.FPS  # frames
 

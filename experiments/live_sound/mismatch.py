@@ -14,11 +14,10 @@ import numpy as np
 
 import knotjax
 from knotjax.bundle import SHIPPED
-from knotjax.drive import FPS, SAMPLE_RATE
+from knotjax.drive import FPS, FRAME, SAMPLE_RATE
 from knotjax.errors import InputError
 from knotjax.media import read_sound
 from knotjax.models.wav2vec2_live import live_states, normalize
-from knotjax.timeline import FRAME
 
 CONTEXTS = ((0.5, 0.0), (2.0, 0.0), (2.0, 0.2), (2.0, 0.5), (4.0, 0.2), (2.56, 2.56))
 BLOCK = 12  # rows at 25 a second: three latent frames
