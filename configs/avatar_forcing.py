@@ -2,8 +2,9 @@
 
     python -m knotjax train --config=configs/avatar_forcing.py:small --workdir=out/avatar
 
-{L, N} = {4, 1}, blocks of four. Which windows get gradients is Rolling Forcing's rule (the paper does not say). Sizes:
-debug, small, 1.3b, 14b. Not yet run.
+{L, N} = {4, 1}, blocks of four. Which windows get gradients is Rolling Forcing's rule, and that whole windows at their
+own levels are regressed is ours (the paper does not say). Sizes: debug, small, 1.3b, 14b. `small` was run on two CPU
+cores with fewer steps and smaller batches: command and figures in `experiments/distill`. The others not yet.
 """
 
 from knotjax.training.recipes import recipe

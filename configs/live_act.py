@@ -4,7 +4,8 @@
 
 The memory's weights learn in both stages: in `causal` in the parallel form (Fig. 3, left), in `dmd` inside the rollout.
 The paper's own first stage trains the audio cross-attention alone: `--config.stages="('teacher',)"
---config.teacher.optimiser.only="('audio', 'audio_tokens')"`. Sizes: debug, small, 1.3b, 14b. Not yet run.
+--config.teacher.optimiser.only="('audio', 'audio_tokens')"`. Sizes: debug, small, 1.3b, 14b. `small` was run on two
+CPU cores with fewer steps and smaller batches: command and figures in `experiments/distill`. The others not yet.
 """
 
 from knotjax.training.recipes import recipe
