@@ -72,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
         "--rate", type=int, default=drive.SAMPLE_RATE, metavar="HZ", help="of PCM on standard input (default: 16000)"
     )
     animate.add_argument("-o", "--output", metavar="FILE.mp4", default="out.mp4", help="default: %(default)s")
-    animate.add_argument("--method", default="knot_forcing", help="streaming method (default: %(default)s)")
+    animate.add_argument("--weights", metavar="DIR", help="a trained model (default: the one that comes along)")
+    animate.add_argument("--method", help="streaming method (default: the one that the model was trained for)")
     animate.add_argument("--seconds", type=_seconds, metavar="S", help="stop after S seconds (default: all the sound)")
     animate.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: %(default)s")
     animate.add_argument("--emotion", metavar="WORD", help=", ".join(drive.EMOTIONS))
@@ -128,7 +129,7 @@ def _animate(options: argparse.Namespace) -> int:
 
     from knotjax.pipeline import Animator
 
-    report = Animator.load(weights=None).animate(
+    report = Animator.load(options.weights).animate(
         image,
         audio,
         options.output,

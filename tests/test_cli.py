@@ -56,7 +56,20 @@ def animator(monkeypatch):
     return calls
 
 
-MORE = ["--face-box", "1,2,30.5,40", "--no-crop", "--rate", "8000", "--fps", "29.97", "--save-every", "7", "--resume"]
+MORE = [
+    "--weights",
+    "mine",
+    "--face-box",
+    "1,2,30.5,40",
+    "--no-crop",
+    "--rate",
+    "8000",
+    "--fps",
+    "29.97",
+    "--save-every",
+    "7",
+    "--resume",
+]
 
 
 def test_animate_passes_everything_on(files, animator, capsys):
@@ -70,7 +83,7 @@ def test_animate_passes_everything_on(files, animator, capsys):
     options |= {"face_box": (1, 2, 30.5, 40), "crop": False, "rate": 8000, "fps": "29.97"}
     options |= {"save_every": 7, "resume": True}
     call = ("face.png", "hello.wav", "new.mp4", options | {"overwrite": True, "progress": True})
-    assert animator == [("load", None), call]
+    assert animator == [("load", "mine"), call]
     out, err = capsys.readouterr()
     assert out == "7 frames\n" and err == "knotjax: note: a hard portrait\n"
 
@@ -82,11 +95,11 @@ def test_animate_defaults(files, animator, monkeypatch):
     Path("hello.wav").rename(assets / "hello.wav")
     monkeypatch.setattr(cli, "ASSETS", assets)
     assert cli.main(["animate"]) == 0
-    options = {"method": "knot_forcing", "seconds": None, "seed": 0, "emotion": None, "action": None}
+    options = {"method": None, "seconds": None, "seed": 0, "emotion": None, "action": None}
     options["edits"] = []
     options |= {"face_box": None, "crop": True, "rate": 16_000, "fps": "25", "save_every": 250, "resume": False}
     call = (assets / "portrait.png", assets / "hello.wav", "out.mp4", options | {"overwrite": False, "progress": True})
-    assert animator[1] == call
+    assert animator == [("load", None), call]
 
 
 GOOD = ["animate", "--image", "face.png", "--audio", "hello.wav"]

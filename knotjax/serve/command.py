@@ -45,6 +45,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--sessions", type=_sessions, default=1, metavar="N", help="at once (default: %(default)s)")
     parser.add_argument("--max-seconds", type=_seconds, metavar="S", help="end a session after S s (default: never)")
+    parser.add_argument("--weights", metavar="DIR", help="a trained model (default: the one that comes along)")
     parser.add_argument("--method", help="streaming method (default: the one that the model was trained for)")
     parser.add_argument("--record", type=Path, metavar="DIR", help="keep a recording of every session in this folder")
     return parser
@@ -75,7 +76,7 @@ def main(arguments: list[str]) -> None:
     from knotjax.media import read_picture
     from knotjax.pipeline import Animator
 
-    animator = Animator.load()
+    animator = Animator.load(options.weights)
     plan = animator.plan(options.method)
     settings = Settings(options.sessions, options.token, options.record, options.max_seconds)
     hub = Hub(

@@ -23,6 +23,7 @@ def run(capsys, *arguments):
         (["--sessions", "0"], "--sessions"),
         (["--max-seconds", "nan"], "--max-seconds"),
         (["--record", "/nowhere/at/all"], "--record"),
+        (["--port", "0", "--weights", "/nowhere/model"], "/nowhere/model"),
         (["--share"], "--share"),
         (["--host", "not a host!", "--token", "x" * 16], "--host"),
     ],
@@ -50,5 +51,5 @@ def test_help_names_every_option(capsys):
         cli.main(["serve", "--help"])
     told = capsys.readouterr().out
     assert caught.value.code == 0
-    for option in ("--host", "--port", "--token", "--sessions", "--max-seconds", "--method", "--record"):
+    for option in ("--host", "--port", "--token", "--sessions", "--max-seconds", "--weights", "--method", "--record"):
         assert option in told
