@@ -15,7 +15,6 @@ import numpy as np
 from experiments.live.common import PORTRAIT, sound, verdict
 from experiments.long_run.measure import resident_mib
 from knotjax import drive
-from knotjax.drive import FRAME
 from knotjax.live import Engine, LiveSession
 from knotjax.pipeline import Animator
 
@@ -49,14 +48,14 @@ def soak(session: LiveSession, wave: np.ndarray, frames: int, rhythm: Rhythm) ->
     """Resident memory and computing time of every block, and the samples that were not those pushed."""
     memory, work, wrong, pushed, number = [], [], 0, 0, 0
     while number < frames:
-        while pushed - number * FRAME < 4 * drive.SAMPLE_RATE:
-            session.push_audio(wave.take(range(pushed, pushed + FRAME * drive.FPS), mode="wrap"))
-            pushed += FRAME * drive.FPS
+        while pushed - number * drive.FRAME < 4 * drive.SAMPLE_RATE:
+            session.push_audio(wave.take(range(pushed, pushed + drive.FRAME * drive.FPS), mode="wrap"))
+            pushed += drive.FRAME * drive.FPS
         shown = session.take(60.0)
         assert shown is not None and shown.first == number, "frames are missing"
         memory.append(resident_mib())
         work.append(session.work)
-        wanted = wave.take(range(number * FRAME, number * FRAME + len(shown.sound)), mode="wrap")
+        wanted = wave.take(range(number * drive.FRAME, number * drive.FRAME + len(shown.sound)), mode="wrap")
         wrong += int((shown.sound != wanted).sum())
         for frame in shown.frames:
             rhythm.add(number, frame)
@@ -69,8 +68,8 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=1.0, help="of video (default: %(default)s)")
     frames = round(parser.parse_args().hours * 3600 * drive.FPS)
     wave = sound()
-    wave = np.pad(wave, (0, -len(wave) % FRAME))
-    rhythm = Rhythm(len(wave) // FRAME, frames)
+    wave = np.pad(wave, (0, -len(wave) % drive.FRAME))
+    rhythm = Rhythm(len(wave) // drive.FRAME, frames)
     with Engine(Animator.load()) as engine, engine.open(PORTRAIT, pace=False) as session:
         memory, work, wrong = soak(session, wave, frames, rhythm)
     seconds = frames / drive.FPS

@@ -11,7 +11,6 @@ from collections import deque
 import numpy as np
 
 from knotjax import drive
-from knotjax.drive import FRAME
 from knotjax.edits import Edit
 from knotjax.live.clock import Beat, Pace
 from knotjax.live.sound import LAST, SoundQueue
@@ -73,7 +72,7 @@ class Seat:
         if not self._cut:
             return self.timeline.samples + len(self.sound)
         last = self.timeline.plan.emitted(self.timeline.step + self.busy - 1)
-        return drive.pixel_count(last.stop) * FRAME + len(self.sound)
+        return drive.pixel_count(last.stop) * drive.FRAME + len(self.sound)
 
     @property
     def drained(self) -> bool:
@@ -90,7 +89,7 @@ class Seat:
         silence = 0
         if self.pace is None and self.sound.open:  # as much as the last block with a sample of it hears
             position = self.position
-            steps = self.timeline.plan.steps(drive.latent_count(-(-position // FRAME)))
+            steps = self.timeline.plan.steps(drive.latent_count(-(-position // drive.FRAME)))
             silence = max(0, self.timeline.needed(steps - 1) - position)
         was_open = self.sound.open
         if not self.sound.end(silence) and was_open:  # all of it was heard already
@@ -191,7 +190,7 @@ class Seat:
         first = self.timeline.made
         piece = self.timeline.piece(pixels, emitted)
         count = len(piece.frames)
-        kinds, self._kinds = self._kinds[: count * FRAME], self._kinds[count * FRAME :]
+        kinds, self._kinds = self._kinds[: count * drive.FRAME], self._kinds[count * drive.FRAME :]
         if turn != self.turn:
             self.dropped["interrupt"] += count
             return
@@ -213,7 +212,7 @@ class Seat:
             lost = self.out.popleft()[0]
             self.dropped["queue"] += len(lost.frames)
             self._ended |= lost.ended
-        frames, sound = piece.frames[gone:].copy(), piece.sound[gone * FRAME :].copy()
-        idle = not kinds[gone * FRAME :].any()
+        frames, sound = piece.frames[gone:].copy(), piece.sound[gone * drive.FRAME :].copy()
+        idle = not kinds[gone * drive.FRAME :].any()
         self.out.append((Shown(frames, sound, first + gone, due, idle, self._ended, turn), block, now))
         self._ended = False

@@ -14,11 +14,10 @@ from knotjax.data import clips
 from knotjax.data.speech import load_fixture
 from knotjax.errors import InputError
 from knotjax.streaming import methods
-from knotjax.streaming.noise import warp
 from knotjax.training import corpus, distill, lora
 from knotjax.training.dmd import Cast, DMDConfig
 from knotjax.training.dmd_stage import Schedule, dmd_stage, finished, variants
-from knotjax.training.objectives.ode import OdeConfig, draw_points
+from knotjax.training.objectives.ode import OdeConfig, draw_points, euler_times
 from knotjax.training.rollout import Exit
 from knotjax.training.stage import adamw, averaged, optimiser
 from tests.helpers import GRID, UNDRIVEN, normal, random_params, relative, tiny
@@ -148,8 +147,7 @@ def test_configs_make_plans_that_fit_their_clips(module):
         distill.chosen(DMDConfig, config.dmd.objective)
         optimiser(config.dmd.generator), optimiser(config.teacher.optimiser)
         if "record" in config.stages:
-            count = config.record.count
-            grid = (*warp([1000 - 1000 * i / count for i in range(count)], config.record.shift), 0.0)
+            grid = euler_times(config.record.count, config.record.shift)
             times = [grid[i] for i in config.record.keep]
             assert draw_points(plan, OdeConfig(**config.causal.ode), times, jax.random.key(0), 3, 2).shape[:2] == (3, 2)
     with pytest.raises(ValueError, match="huge"):

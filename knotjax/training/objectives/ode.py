@@ -15,6 +15,11 @@ from knotjax.training.clip import Guidance, clip_pass, guided, text_rows
 from knotjax.training.objectives.forced import chunks, clip_drive, existing, forced_pass, single, windows
 
 
+def euler_times(count: int, shift: float) -> tuple[float, ...]:
+    """Diffusion times of the states 0 .. count of an ODE of `count` Euler steps, from 1000 to 0."""
+    return (*warp([1000 - 1000 * i / count for i in range(count)], shift), 0.0)
+
+
 def ode_trajectory(
     model: DiT, plan: StreamPlan, params, batch: Mapping, key, *, count: int, keep, shift, guidance: Guidance, lead=1
 ):
@@ -34,7 +39,7 @@ def ode_trajectory(
     size, frames = rows.shape[:2]
     text, blank = text_rows(model, params, batch)
     conditions = Conditions(text, batch.get("audio"), batch.get("motion"))
-    times = (*warp([1000 - 1000 * i / count for i in range(count)], shift), 0.0)
+    times = euler_times(count, shift)
 
     def one(x, pair):
         now, after = (jnp.broadcast_to(a, (size, frames)).astype(x.dtype) for a in pair)
