@@ -21,7 +21,7 @@ from knotjax.manifest import seal, unseal
 FORMAT = 1
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
-CURE = "download or install the weights again"
+CURE = "check the path, or download or install the weights again"
 
 STORED = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "BOOL": np.bool_}
 STORED |= {

@@ -85,6 +85,10 @@ BAD = {
     "read-only folder": (["-o", "/proc/out.mp4"], None, ["/proc/out.mp4", "cannot be written", "another folder"]),
     "nothing to resume": (["--resume"], None, ["out.mp4", "no saved state", "without --resume"]),
     "resume a pipe": (["--resume", "--audio", "-"], None, ["resume", "sound file"]),
+    # model
+    "no weights": (["--weights", "nowhere"], None, ["nowhere", "check the path"]),
+    "weights are a file": (["--weights", "hello.wav"], None, ["hello.wav", "check the path"]),
+    "folder without weights": (["--weights", "folder.mp4"], None, ["folder.mp4", "check the path"]),
     # flags
     "seconds": (["--seconds", "1e9"], None, ["seconds", "86400"]),
     "no seconds": (["--seconds", "0"], None, ["--seconds", "above 0"]),
@@ -133,7 +137,9 @@ def quick(monkeypatch):
 
     loaded = []
 
-    def load(**_):
+    def load(weights=None):
+        if weights:
+            return Animator(bundle.load(weights))
         if not loaded:
             loaded.append(bundle.load())
         return Animator(loaded[0])
