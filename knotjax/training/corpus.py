@@ -22,6 +22,7 @@ from safetensors.numpy import save_file
 
 from knotjax.data.clips import make_clip
 from knotjax.drive import CHANNELS, FPS, GROUPS, STRIDE, TEXT_SLOTS
+from knotjax.errors import InputError
 from knotjax.models import motion, speech
 from knotjax.models.pixels import to_float
 
@@ -141,8 +142,14 @@ class Windows:
         Returns:
           latents [F, h, w, z], mouth [F, h, w], reference [1, h, w, z], audio [F, P, C], motion [F, P, C], words [2],
           places int32 [2]: the latent groups that the window begins at and that the reference is the end of.
+
+        Raises:
+          InputError: the clip is too short.
         """
         groups = len(clip["group"])
+        if groups < self.latents:
+            have, need = (round(count * STRIDE / FPS, 2) for count in (groups, self.latents))
+            raise InputError(f"a clip of {have} s is too short: this config needs clips of {need} s or more")
         start = int(rng.integers(0, groups - self.latents + 1))
         pick = clip["group"][start : start + self.latents].astype(np.float32)
         pick[0] = clip["still"][start]

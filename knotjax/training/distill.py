@@ -15,7 +15,7 @@ the next ones start from, in the same run or, when `config.stages` names only th
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -69,7 +69,7 @@ class Run:
     codec: object
     codec_params: dict
     start: dict  # {"dit": ..., "words": ...}
-    clips: list
+    clips: Sequence[dict]  # training arrays, see `corpus.encode_clip`
     running: loop.Running
 
     @property
@@ -138,8 +138,7 @@ def prepare(config, workdir: Path, fallback: bool) -> Run:
     if jax.process_index() == 0:
         (workdir / "config.json").write_text(running.config)
     start = bundle.load(config.start) if config.start else None
-    clips = Path(config.corpus) if config.corpus else workdir / "corpus"
-    paths = trainer.alone_first(lambda: corpus.render(clips, config.clips, config.seconds))
+    paths = trainer.rendered(config, Path(config.corpus) if config.corpus else workdir / "corpus")
     plan = METHODS[config.method](**config.plan)
     if start:
         codec, codec_params, sizes = start.pixels, start.params["codec"], start.dit
@@ -151,8 +150,8 @@ def prepare(config, workdir: Path, fallback: bool) -> Run:
     if start:
         params = completed(start.params, params)
     log.info("DiT: %d parameters", sum(array.size for array in jax.tree.leaves(params["dit"])))
-    encoded = corpus.encode(paths, codec, codec_params)
-    return Run(config, workdir, model, plan, codec, codec_params, params, encoded, running)
+    clips = trainer.encoded(config, paths, codec, codec_params)
+    return Run(config, workdir, model, plan, codec, codec_params, params, clips, running)
 
 
 def teacher_stage(run: Run, section) -> tuple[Stage, object]:

@@ -42,6 +42,7 @@ def recipe(arg: str, *, method: str, plan: dict, frames: int, small_frames: int,
     config.size, config.seed = arg, 0
     config.start = str(bundle.SHIPPED) if arg == "small" else ""  # model folder that the run starts from
     config.corpus = ""  # folder of rendered clips; empty: workdir/corpus
+    config.records = ""  # folder of encoded clips (`python -m knotjax.training.record`) to train on instead
     config.clips, config.seconds = 1000, 4.8
     config.codec = None
     config.dit = ml_collections.ConfigDict(TINY if little else WAN[arg])

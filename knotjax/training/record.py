@@ -1,10 +1,10 @@
 """Writing latents to array_record files, so that training need not render, decode or encode again.
 
     python -m knotjax.training.record --clips=videos --output=out/latents
-    python -m knotjax train --config=configs/small.py --workdir=out/run \\
-        --config.start=knotjax/assets/small --config.records=out/latents
+    python -m knotjax train --config=configs/knot_forcing.py:small --workdir=out/run --config.records=out/latents
 
-With `--seeds=N` in place of `--clips` the procedural portraits of seeds 0 .. N - 1 are written.
+All of `configs` take them. Those that start from nothing need `--config.start=FOLDER`, the model whose codec wrote
+them. With `--seeds=N` in place of `--clips` the procedural portraits of seeds 0 .. N - 1 are written.
 """
 
 import logging

@@ -66,6 +66,24 @@ def running(config, fallback: bool = False) -> loop.Running:
     return loop.Running(config.log_every, config.save_every, text, fallback, mesh if mesh.size > 1 else None, peak)
 
 
+def rendered(config, folder: Path) -> list[Path]:
+    """Clips of the corpus, rendered into `folder` where they are missing; none when the config names records.
+
+    Raises:
+      InputError: the config names records but not the model whose codec made them.
+    """
+    if not config.records:
+        return alone_first(lambda: corpus.render(folder, config.clips, config.seconds))
+    if not config.start:
+        raise InputError("config.records holds latents of a codec: set config.start to the model that has it")
+    return []
+
+
+def encoded(config, paths: list[Path], codec, codec_params):
+    """Clips as training arrays, by number: the rendered ones, or the config's records."""
+    return Records(config.records) if config.records else corpus.encode(paths, codec, codec_params)
+
+
 def trained_codec(config, workdir: Path, paths: list[Path], start: bundle.Bundle | None, kept: loop.Running):
     """The codec of this workdir; when it is not there yet, that of the model to start from, or else a new one."""
     codec = PatchCodec(CodecConfig(**config.codec.model))
@@ -142,12 +160,9 @@ def train(config, workdir: Path, fallback: bool = False) -> None:
     kept = running(config, fallback)
     if jax.process_index() == 0:
         (workdir / "config.json").write_text(kept.config)
-    start, rendered = starting_point(config), (config.clips, config.seconds)
-    if config.get("records") and not start:
-        raise InputError("config.records holds latents of a codec: set config.start to the model that has it")
-    paths = [] if config.get("records") else alone_first(lambda: corpus.render(workdir / "corpus", *rendered))
+    start, paths = starting_point(config), rendered(config, workdir / "corpus")
     codec, codec_params = trained_codec(config, workdir, paths, start, kept)
-    clips = Records(config.records) if config.get("records") else corpus.encode(paths, codec, codec_params)
+    clips = encoded(config, paths, codec, codec_params)
 
     sizes = DiTConfig(**config.dit)
     model = DiT(sizes)

@@ -4,14 +4,16 @@ import jax
 import numpy as np
 import pytest
 
+from configs import knot_forcing
 from knotjax import bundle
 from knotjax.data import clips, records
 from knotjax.data.speech import load_fixture
 from knotjax.drive import GROUPS, TEXT_SLOTS
+from knotjax.errors import InputError
 from knotjax.media import VideoWriter
-from knotjax.models.dit import DiTConfig
 from knotjax.models.patch_codec import CodecConfig, PatchCodec
-from knotjax.training import codec_fit, corpus, record
+from knotjax.training import codec_fit, corpus, distill, record, trainer
+from tests.helpers import tiny
 
 SIZES = CodecConfig(size=32, patch=8, channels=8, widths=(8, 8, 8))
 
@@ -27,7 +29,8 @@ def model(monkeypatch):
     rng = np.random.default_rng(0)
     groups = rng.integers(0, 256, (2, 9, 32, 32, 3)).astype(np.uint8)
     linear = codec_fit.fit_basis(SIZES, groups, moving=4, attention=0.5, whitening=0.5)
-    made = bundle.Bundle(DiTConfig(), SIZES, "knot_forcing", {}, {"codec": jax.tree.map(np.asarray, linear)})
+    sizes = tiny(latent_channels=SIZES.channels).config
+    made = bundle.Bundle(sizes, SIZES, "knot_forcing", {}, {"codec": jax.tree.map(np.asarray, linear)})
     monkeypatch.setattr(bundle, "load", lambda folder: made)
     return made
 
@@ -49,15 +52,21 @@ def test_recorded_portraits_equal_encoded_ones(model, tmp_path, capsys):
     assert batch["latents"].shape == (2, 3, 4, 4, 8) and batch["mouth"].any()
 
 
-def test_real_clips_have_sound_but_no_motion(model, tmp_path, capsys):
-    (tmp_path / "clips").mkdir()
-    rng = np.random.default_rng(0)
-    with VideoWriter(
-        tmp_path / "clips" / "a.mp4", size=64, sound=rng.uniform(-0.5, 0.5, 32_000).astype(np.float32)
-    ) as writer:
+@pytest.fixture
+def videos(tmp_path):
+    """A folder with a video of two seconds, and a broken one."""
+    folder, rng = tmp_path / "clips", np.random.default_rng(0)
+    folder.mkdir()
+    sound = rng.uniform(-0.5, 0.5, 32_000).astype(np.float32)
+    with VideoWriter(folder / "a.mp4", size=64, sound=sound) as writer:
         writer.write(rng.integers(0, 256, (50, 64, 64, 3)).astype(np.uint8))
-    (tmp_path / "clips" / "b.mp4").write_text("broken")
-    assert record.main([f"--clips={tmp_path / 'clips'}", "--seconds=0.96", f"--output={tmp_path / 'out'}"]) == 0
+    (folder / "b.mp4").write_text("broken")
+    return folder
+
+
+def test_real_clips_have_sound_but_no_motion(model, videos, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    assert record.main([f"--clips={videos}", "--seconds=0.96", f"--output={tmp_path / 'out'}"]) == 0
     found = records.Records(tmp_path / "out")
     assert len(found) == 2 and found[0]["group"].shape == (6, 4, 4, 8) and "channels" not in found[0]
     assert not found[0]["mouth"].any() and np.array_equal(found[0]["words"], np.zeros(TEXT_SLOTS))
@@ -66,6 +75,23 @@ def test_real_clips_have_sound_but_no_motion(model, tmp_path, capsys):
     silent = known.sample(found[0] | {"channels": np.ones((24, GROUPS["expression"].stop), np.float32)}, rng)
     assert np.array_equal(sample["motion"], silent["motion"]), "as when all motion is left out"
     assert np.ptp(sample["audio"]) > 1.0
-    assert record.main([f"--clips={tmp_path / 'clips'}", "--seconds=0.96", f"--output={tmp_path / 'out'}"]) == 2
+    assert record.main([f"--clips={videos}", "--seconds=0.96", f"--output={tmp_path / 'out'}"]) == 2
     assert record.main([f"--clips={tmp_path / 'none'}", f"--output={tmp_path / 'other'}"]) == 2
     assert "not a folder" in capsys.readouterr().err
+
+
+def test_the_papers_stages_take_records(model, videos, tmp_path):
+    assert record.main([f"--clips={videos}", "--seconds=0.96", f"--output={tmp_path / 'out'}"]) == 0
+    config = knot_forcing.get_config("small")
+    config.records, config.teacher.batch, config.teacher.frames = str(tmp_path / "out"), 2, 4
+    run = distill.prepare(config, tmp_path / "run", fallback=False)
+    assert not (tmp_path / "run" / "corpus").exists()
+    batch, (first, second) = next(run.data(config.teacher)), (run.clips[0]["group"], run.clips[1]["group"])
+    for latents, (start, _) in zip(batch["latents"], batch["places"]):
+        assert any(np.array_equal(latents[1:], group[start + 1 : start + 4]) for group in (first, second))
+    config.teacher.frames = 7  # of a clip that has 6
+    with pytest.raises(InputError, match=r"clip of 0\.96 s is too short: .* 1\.12 s"):
+        next(run.data(config.teacher))
+    config.start = ""
+    with pytest.raises(InputError, match=r"config\.start"):
+        trainer.rendered(config, tmp_path)
