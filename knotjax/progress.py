@@ -1,5 +1,6 @@
 """Showing on stderr how far a long run has come."""
 
+import logging
 import resource
 import sys
 import time
@@ -15,6 +16,13 @@ def peak_memory_mib() -> float:
     """The largest amount of main memory this process has held so far, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def show_log() -> None:
+    """Show on stderr what knotjax logs, every line with its time."""
+    # Some libraries set logging up while they are imported.
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
+    logging.getLogger("knotjax").setLevel(logging.INFO)
 
 
 class Progress:

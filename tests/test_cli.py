@@ -1,5 +1,6 @@
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -186,6 +187,15 @@ def test_bad_input_is_told_before_heavy_libraries_load(files):
         "print(status, sorted({'jax', 'flax', 'optax', 'orbax', 'tensorflow_datasets'} & set(sys.modules)))"
     )
     assert run(code, "animate", "--image", "nobody.png").stdout == "2 []\n"
+
+
+def test_logged_lines_have_their_time():
+    """Though grain sets logging up while it is imported."""
+    code = (
+        "-c import logging, grain; from knotjax.progress import show_log; show_log();"
+        "logging.getLogger('knotjax').info('step 1'); logging.getLogger('other').info('unseen')"
+    )
+    assert re.fullmatch(r"\d\d:\d\d:\d\d step 1\n", run(code).stderr)
 
 
 def test_interrupt_from_the_keyboard(files):

@@ -23,6 +23,7 @@ from knotjax.data.folder import ClipFolder
 from knotjax.drive import FPS, STRIDE
 from knotjax.errors import InputError
 from knotjax.models import speech
+from knotjax.progress import show_log
 from knotjax.training import corpus
 
 log = logging.getLogger("knotjax")
@@ -61,8 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--weights", metavar="FOLDER", help="model whose codec encodes (default: the one shipped)")
     parser.add_argument("--seconds", type=float, default=4.8, help="length of a sample (default: %(default)s)")
     parser.add_argument("--output", required=True, metavar="FOLDER")
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    log.setLevel(logging.INFO)
+    show_log()
     try:
         options = parser.parse_args(argv)
         output = Path(options.output)

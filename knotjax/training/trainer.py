@@ -22,6 +22,7 @@ from knotjax.errors import InputError
 from knotjax.models.dit import DiT, DiTConfig, undriven
 from knotjax.models.patch_codec import CodecConfig, PatchCodec
 from knotjax.models.text import WordTable
+from knotjax.progress import show_log
 from knotjax.streaming.methods import METHODS
 from knotjax.training import codec_fit, corpus, loop, samples
 from knotjax.training.grow import grow
@@ -234,8 +235,7 @@ def main(argv: list[str]) -> None:
     if not flags.FLAGS.is_parsed():  # grain reads absl's flags
         flags.FLAGS.mark_as_parsed()
     absl_logging.set_verbosity(absl_logging.WARNING)  # the checkpoint library tells a page per save
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    log.setLevel(logging.INFO)
+    show_log()
     if distributed.value:
         jax.distributed.initialize()
     if "stages" in config.value:

@@ -32,6 +32,7 @@ def model(monkeypatch):
     sizes = tiny(latent_channels=SIZES.channels).config
     made = bundle.Bundle(sizes, SIZES, "knot_forcing", {}, {"codec": jax.tree.map(np.asarray, linear)})
     monkeypatch.setattr(bundle, "load", lambda folder: made)
+    monkeypatch.setattr(record, "show_log", lambda: None)  # which would take pytest's own handlers away
     return made
 
 
