@@ -19,10 +19,10 @@ from knotjax.files import commit
 INDEX = "records.json"
 
 
-def write(folder: Path | str, samples: Iterable[Mapping[str, np.ndarray]], per_file: int = 256) -> int:
+def write(folder: Path | str, samples: Iterable[Mapping[str, np.ndarray]], per_file: int = 256, made_by="") -> int:
     """Write samples to `<folder>/00000.array_record` and so on, then `records.json`; returns how many.
 
-    A folder without `records.json` was not finished, and is not read.
+    A folder without `records.json` was not finished, and is not read. `made_by` is kept in it for the reader.
 
     Raises:
       InputError: the folder holds records already.
@@ -45,13 +45,13 @@ def write(folder: Path | str, samples: Iterable[Mapping[str, np.ndarray]], per_f
     if writer:
         writer.close()
     part = folder / f"{INDEX}.part"
-    part.write_text(json.dumps(counts, indent=1))
+    part.write_text(json.dumps({"made_by": made_by, "files": counts}, indent=1))
     commit(part, folder / INDEX)
     return sum(counts.values())
 
 
 class Records:
-    """What `write` wrote, as a random-access source of dicts of arrays; grain reads it.
+    """What `write` wrote, as a random-access source of dicts of arrays; grain reads it. `made_by` is as it was told.
 
     Raises:
       InputError: the folder is not whole.
@@ -60,8 +60,9 @@ class Records:
     def __init__(self, folder: Path | str):
         self._name, folder = str(folder), Path(folder)
         try:
-            counts = json.loads((folder / INDEX).read_text())
-        except (OSError, ValueError):
+            index = json.loads((folder / INDEX).read_text())
+            self.made_by, counts = index["made_by"], index["files"]
+        except (OSError, ValueError, KeyError, TypeError):
             raise InputError(f"records {self._name!r} have no readable {INDEX}: write them again") from None
         paths = [str(folder / name) for name in counts]
         for path in paths:

@@ -6,6 +6,7 @@ reference picture).
 """
 
 import contextlib
+import hashlib
 import logging
 import multiprocessing
 import os
@@ -110,6 +111,12 @@ def encode_clip(clip: dict[str, np.ndarray], codec, params) -> dict[str, np.ndar
     if "channels" in clip:
         arrays["channels"] = clip["channels"]
     return arrays | {"speech": clip["speech"], "words": clip.get("words", np.zeros(TEXT_SLOTS, np.int32))}
+
+
+def codec_sum(params) -> str:
+    """What tells a codec's latents from those of others: SHA-256 of all but its decoder's layers, in float16."""
+    linear = {name: np.asarray(array, np.float16) for name, array in params.items() if name != "synthesis"}
+    return hashlib.sha256(b"".join(linear[name].tobytes() for name in sorted(linear))).hexdigest()
 
 
 def touched(boxes: np.ndarray, patch: int, grid: int) -> np.ndarray:

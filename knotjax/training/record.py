@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             samples = from_seeds(options.seeds, options.seconds, model, output / "rendered")
         with jax.default_device(jax.local_devices()[0]):
-            count = records.write(output, samples)
+            count = records.write(output, samples, made_by=corpus.codec_sum(model.params["codec"]))
     except InputError as error:
         print(f"knotjax: {error}", file=sys.stderr)
         return 2

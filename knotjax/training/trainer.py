@@ -81,8 +81,20 @@ def rendered(config, folder: Path) -> list[Path]:
 
 
 def encoded(config, paths: list[Path], codec, codec_params):
-    """Clips as training arrays, by number: the rendered ones, or the config's records."""
-    return Records(config.records) if config.records else corpus.encode(paths, codec, codec_params)
+    """Clips as training arrays, by number: the rendered ones, or the config's records.
+
+    Raises:
+      InputError: the records are not whole, or hold latents of another codec.
+    """
+    if not config.records:
+        return corpus.encode(paths, codec, codec_params)
+    found = Records(config.records)
+    if found.made_by != corpus.codec_sum(codec_params):
+        cure = f"record them again with --weights {config.start}"
+        raise InputError(
+            f"config.records {config.records!r}: latents of another codec than that of config.start: {cure}"
+        )
+    return found
 
 
 def trained_codec(config, workdir: Path, paths: list[Path], start: bundle.Bundle | None, kept: loop.Running):

@@ -18,13 +18,13 @@ def sample(seed):
 
 @pytest.fixture
 def folder(tmp_path):
-    assert records.write(tmp_path / "records", map(sample, range(7)), per_file=3) == 7
+    assert records.write(tmp_path / "records", map(sample, range(7)), per_file=3, made_by="me") == 7
     return tmp_path / "records"
 
 
 def test_round_trip_in_any_order(folder):
     source = records.Records(folder)
-    assert len(source) == 7 and len(list(folder.glob("*.array_record"))) == 3
+    assert source.made_by == "me" and len(source) == 7 and len(list(folder.glob("*.array_record"))) == 3
     for number in (6, 0, 3, 3):
         found, expected = source[number], sample(number)
         assert found.keys() == expected.keys()

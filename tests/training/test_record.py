@@ -93,6 +93,12 @@ def test_the_papers_stages_take_records(model, videos, tmp_path):
     config.teacher.frames = 7  # of a clip that has 6
     with pytest.raises(InputError, match=r"clip of 0\.96 s is too short: .* 1\.12 s"):
         next(run.data(config.teacher))
+    other = {name: array + 0.1 for name, array in model.params["codec"].items()}
+    with pytest.raises(InputError, match="another codec"):
+        trainer.encoded(config, [], model.pixels, other)
+    assert corpus.codec_sum(other | {"synthesis": {}}) == corpus.codec_sum(other), (
+        "a decoder trained on is no other codec"
+    )
     config.start = ""
     with pytest.raises(InputError, match=r"config\.start"):
         trainer.rendered(config, tmp_path)
