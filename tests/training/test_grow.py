@@ -30,12 +30,13 @@ def output(config, params, rng_seed=3):
     conditions = random_conditions(config, rng, 2, 2, "float64")
     still = np.zeros((2, 2))
 
+    @jax.jit
     def forward(*arguments):
         return DiT(config).apply({"params": params}, *arguments)
 
     _, (k, v) = forward(given, x, still + 1, still, position, conditions)
     context = Context(k, v, position - 4, np.ones((2, 2), bool))
-    return jax.jit(forward)(x, given, still + 1, t, position, conditions, (context,))
+    return forward(x, given, still + 1, t, position, conditions, (context,))
 
 
 SIZES = [dict(dim=48, ffn_dim=64, heads=4), dict(layers=4), dict(dim=72, ffn_dim=96, heads=6, layers=3)]

@@ -1,6 +1,7 @@
 """The training objective sees what a stream sees."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ def setup():
     latents = normal(2, 10, 4, 4, 4)
     one, zero = latents[:, :1], jnp.zeros((2, 1))
     still = undriven(SIZES, normal(2, 2, 8), 1)
-    params = model.init(jax.random.key(0), one, one, zero, zero, zero.astype(jnp.int32), still)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), one, one, zero, zero, zero.astype(jnp.int32), still)["params"]
     params = jax.tree.map(lambda a: a + 0.1 * normal(*a.shape), params)
     assert all(bool(jnp.all(a != 0)) for a in jax.tree.leaves(params))
     batch = {
@@ -54,11 +55,17 @@ def test_contexts_are_those_of_the_stream(setup, monkeypatch):
         seen.update(knot=knot, knot_valid=knot_valid, position=position, conditions=conditions, contexts=contexts)
         return x, None
 
+    @jax.jit
+    def captured(params, batch):
+        stream_flow(model, PLAN, EXACT, params, batch, text, jax.random.key(1))
+        return dict(seen)
+
     monkeypatch.setattr(objectives.passes, "denoise_pass", capture)
-    stream_flow(model, PLAN, EXACT, params, batch, text, jax.random.key(1))
+    seen = captured(params, batch)
     monkeypatch.undo()
 
-    state = step.init_stream(model, PLAN, params, batch["reference"], text, jax.random.split(jax.random.key(2), 2))
+    init, commit = (jax.jit(function, static_argnums=(0, 1)) for function in (step.init_stream, passes.commit_pass))
+    state = init(model, PLAN, params, batch["reference"], text, jax.random.split(jax.random.key(2), 2))
     for chunk in range(3):
         contexts = step.contexts(PLAN, state, jnp.zeros((), jnp.int32), jnp.zeros(2, jnp.int32))
         for mine, theirs in zip(seen["contexts"], contexts, strict=True):
@@ -77,7 +84,7 @@ def test_contexts_are_those_of_the_stream(setup, monkeypatch):
         emitted = batch["latents"][:, first : first + 3]
         here = jnp.broadcast_to(jnp.arange(3), (2, 3))
         heard = Conditions(text, batch["audio"][:, first : first + 3], batch["motion"][:, first : first + 3])
-        k, v = passes.commit_pass(model, PLAN, params, emitted, batch["reference"], here, heard, contexts)
+        k, v = commit(model, PLAN, params, emitted, batch["reference"], here, heard, contexts)
         ring = cache.append(state.ring, (k, v), 0, state.written)
         state = dataclasses.replace(state, ring=ring, written=state.written + 3, block=state.block + 1)
 
@@ -85,37 +92,39 @@ def test_contexts_are_those_of_the_stream(setup, monkeypatch):
 def test_loss_is_the_weighted_error(setup, monkeypatch):
     """A prediction that is off by d everywhere costs d^2 / (floor + sigma), averaged over chunks."""
     model, params, batch, text = setup
-    times = {}
+    seen = {}
 
     def off(model, plan, params, x, t, *rest):
-        times["sigma"] = t[:, 0] / 1000.0
+        seen["sigma"] = t[:, 0] / 1000.0
         target = jnp.stack([batch["latents"][:, 3 * i : 3 * i + 4] for i in range(3)], 1)
         return target.reshape(x.shape) + 0.5, None
 
+    @partial(jax.jit, static_argnums=0)
+    def flow(config, weight=1.0):
+        return *stream_flow(model, PLAN, config, params, batch, text, jax.random.key(1), weight), seen["sigma"]
+
     monkeypatch.setattr(objectives.passes, "denoise_pass", off)
-    loss, scalars = stream_flow(model, PLAN, EXACT, params, batch, text, jax.random.key(1))
-    np.testing.assert_allclose(loss, np.mean(0.25 / (0.1 + np.asarray(times["sigma"]))), rtol=1e-5)
+    loss, scalars, sigma = flow(EXACT)
+    np.testing.assert_allclose(loss, np.mean(0.25 / (0.1 + np.asarray(sigma))), rtol=1e-5)
     np.testing.assert_allclose(scalars["error"], 0.25, rtol=1e-5)
-    assert np.ptp(times["sigma"]) > 0.05
-    weight = jnp.array([0.5, 1.0, 1.5, 3.0])
-    weighted, scalars = stream_flow(model, PLAN, EXACT, params, batch, text, jax.random.key(1), weight)
+    assert np.ptp(sigma) > 0.05
+    weighted, scalars, _ = flow(EXACT, jnp.array([0.5, 1.0, 1.5, 3.0]))
     np.testing.assert_allclose(weighted, 1.5 * loss, rtol=1e-5)
     np.testing.assert_allclose(scalars["error"], 1.5 * 0.25, rtol=1e-5)
-    near = dataclasses.replace(EXACT, mouth=4.0)  # one row of four lies at the mouth
-    at_mouth, scalars = stream_flow(model, PLAN, near, params, batch, text, jax.random.key(1))
+    at_mouth, scalars, _ = flow(dataclasses.replace(EXACT, mouth=4.0))  # one row of four lies at the mouth
     np.testing.assert_allclose(at_mouth, 2.0 * loss, rtol=1e-5)
     np.testing.assert_allclose(scalars["error"], 0.25, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["latents", "reference", "audio", "motion"])
-def test_gradient_reaches_every_input(setup, name):
+def test_gradient_reaches_every_input(setup):
     model, params, batch, text = setup
+    inputs = {name: batch[name] for name in ("latents", "reference", "audio", "motion")}
 
-    def loss(value):
-        return stream_flow(model, PLAN, FlowConfig(), params, {**batch, name: value}, text, jax.random.key(1))[0]
+    def loss(inputs):
+        return stream_flow(model, PLAN, FlowConfig(), params, batch | inputs, text, jax.random.key(1))[0]
 
-    gradient = jax.grad(loss)(batch[name])
-    assert float(jnp.abs(gradient).max()) > 1e-6
+    for name, gradient in jax.jit(jax.grad(loss))(inputs).items():
+        assert float(jnp.abs(gradient).max()) > 1e-6, name
 
 
 def test_window_must_hold_one_chunk(setup):
