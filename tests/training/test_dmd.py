@@ -27,6 +27,7 @@ class Setting:
     def __init__(self, prediction="v"):
         rng, dtype = np.random.default_rng(1), "float64"
         self.model = tiny(prediction=prediction)
+        self.apply = jax.jit(self.model.apply)
         c = self.model.config
         self.cast = Cast(self.model, PLAN, self.model, self.model)
         self.student, self.teacher, self.critic = ({"dit": random_params(self.model, s, dtype)} for s in (1, 2, 3))
@@ -54,17 +55,15 @@ class Setting:
 
     def plain_score(self, params, x, t, text, audio, lead):
         """The network called directly: the clip's frames, and the reference behind them as context."""
-        b, model = self.batch, self.model
-        p = {"params": params["dit"]}
+        b, p = self.batch, {"params": params["dit"]}
         zero = jnp.zeros((2, 1))
-        still = undriven(model.config, text, 1)
-        _, (k, v) = model.apply(p, b["reference"], b["reference"], zero, zero, jnp.zeros((2, 1), jnp.int32), still)
+        still = undriven(self.model.config, text, 1)
+        _, (k, v) = self.apply(p, b["reference"], b["reference"], zero, zero, jnp.zeros((2, 1), jnp.int32), still)
         place = jnp.full((2, 1), FRAMES - 1 + lead)
         position = jnp.tile(jnp.arange(FRAMES)[None], (2, 1))
         conditions = Conditions(text, audio, b["motion"][:, :FRAMES])
         context = Context(k, v, place, jnp.ones((2, 1), bool))
-        apply = jax.jit(model.apply)
-        out, _ = apply(p, x, 0 * x, jnp.ones((2, FRAMES)), t, position, conditions, (context,))
+        out, _ = self.apply(p, x, 0 * x, jnp.ones((2, FRAMES)), t, position, conditions, (context,))
         return np.asarray(x - t[..., None, None, None] / 1000 * out)
 
 
