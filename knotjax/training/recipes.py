@@ -1,7 +1,8 @@
 """What the configs of the papers' training paths have in common.
 
-Sizes: `debug` (tiny, two steps a stage), `small` (from the model that comes with knotjax, on procedural portraits),
-`1.3b` and `14b` (the published recipe). In comments, SF is Self Forcing (arXiv 2506.08009, public configs).
+Sizes: `debug` (tiny, two steps a stage: three minutes of compilation on two CPU cores), `small` (from the model that
+comes with knotjax, on procedural portraits), `1.3b` and `14b` (the published recipe). In comments, SF is Self Forcing
+(arXiv 2506.08009, public configs).
 """
 
 import ml_collections
