@@ -13,6 +13,7 @@ the way out.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
@@ -121,6 +122,11 @@ class Synthesis(nn.Module):
         x = x.reshape(*x.shape[:3], STRIDE, 4).transpose(0, 3, 1, 2, 4)
         kept = nn.sigmoid(x[..., 3:])  # [B, 4, H, W, 1]
         return kept * picture[:, None] + (1.0 - kept) * (linear + x[..., :3])
+
+
+def linear_part(params: Mapping) -> dict:
+    """The parameters that decide what latents are: all but the layers of the decoder, which may be trained further."""
+    return {name: array for name, array in params.items() if name != "synthesis"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,6 +25,7 @@ from knotjax.data.clips import make_clip
 from knotjax.drive import CHANNELS, FPS, GROUPS, STRIDE, TEXT_SLOTS
 from knotjax.errors import InputError
 from knotjax.models import motion, speech
+from knotjax.models.patch_codec import linear_part
 from knotjax.models.pixels import to_float
 
 log = logging.getLogger("knotjax")
@@ -114,9 +115,9 @@ def encode_clip(clip: dict[str, np.ndarray], codec, params) -> dict[str, np.ndar
 
 
 def codec_sum(params) -> str:
-    """What tells a codec's latents from those of others: SHA-256 of all but its decoder's layers, in float16."""
-    linear = {name: np.asarray(array, np.float16) for name, array in params.items() if name != "synthesis"}
-    return hashlib.sha256(b"".join(linear[name].tobytes() for name in sorted(linear))).hexdigest()
+    """What tells a codec's latents from those of others: SHA-256 of its linear part in float16."""
+    leaves = jax.tree.leaves(linear_part(params))
+    return hashlib.sha256(b"".join(np.asarray(leaf, np.float16).tobytes() for leaf in leaves)).hexdigest()
 
 
 def touched(boxes: np.ndarray, patch: int, grid: int) -> np.ndarray:

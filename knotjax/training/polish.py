@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from knotjax import sharding
 from knotjax.drive import STRIDE
-from knotjax.models.patch_codec import PatchCodec
+from knotjax.models.patch_codec import PatchCodec, linear_part
 from knotjax.models.pixels import to_float
 from knotjax.training import corpus, loop
 from knotjax.training.codec_fit import decoding_error
@@ -102,7 +102,7 @@ def polish(section, workdir: Path, codec: PatchCodec, params: dict, pairs: list,
     Returns:
       The codec's parameters with the new decoder.
     """
-    linear = {name: array for name, array in params.items() if name != "synthesis"}
+    linear = linear_part(params)
 
     def loss(weights, batch, key):
         return decoding_error(

@@ -49,16 +49,16 @@ def setup():
 def test_contexts_are_those_of_the_stream(setup, monkeypatch):
     """Chunk i is denoised against the reference and ring that a stream holds after emitting the chunks before it."""
     model, params, batch, text = setup
-    seen = {}
+    caught = {}
 
     def capture(model, plan, params, x, t, reference, knot, knot_valid, position, conditions, contexts):
-        seen.update(knot=knot, knot_valid=knot_valid, position=position, conditions=conditions, contexts=contexts)
+        caught.update(knot=knot, knot_valid=knot_valid, position=position, conditions=conditions, contexts=contexts)
         return x, None
 
     @jax.jit
     def captured(params, batch):
         stream_flow(model, PLAN, EXACT, params, batch, text, jax.random.key(1))
-        return dict(seen)
+        return dict(caught)
 
     monkeypatch.setattr(objectives.passes, "denoise_pass", capture)
     seen = captured(params, batch)
